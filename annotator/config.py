@@ -1,0 +1,208 @@
+"""Settings: flags over environment over `annotator.toml` over defaults.
+
+The models below are the only list of settings there is: the JSON Schema that editors use, the
+file that `init` writes and the environment variables all come from them. Secrets are not
+settings: they come from the environment alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from annotator.errors import ConfigError
+
+FILE_NAME = "annotator.toml"
+SCHEMA_NAME = "annotator.schema.json"
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ProjectSettings(_Section):
+    """What this project is called and where its database lies."""
+
+    name: str = Field(
+        "preferences",
+        min_length=1,
+        max_length=40,
+        description="The project's title in Label Studio, shown to annotators.",
+    )
+    database: str = Field(
+        "annotator.db", min_length=1, description="SQLite file, relative to this file."
+    )
+
+
+class EncoderSettings(_Section):
+    """The sentence encoder whose vectors say how dissimilar two responses are."""
+
+    name: str = Field(
+        DEFAULT_ENCODER,
+        min_length=1,
+        description="Name or path of any sentence-transformers model.",
+    )
+    precision: str = Field(
+        "auto",
+        pattern="^(auto|bf16|float32)$",
+        description="auto takes bf16 where the processor is fast at it.",
+    )
+
+
+class RoundSettings(_Section):
+    """What `annotator next-batch` does when no flag says otherwise."""
+
+    size: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        100, description="Pairs in a batch, control arm included."
+    )
+    strategy: str = Field(
+        "real-easy", min_length=1, description="See `annotator next-batch --help` for the names."
+    )
+    control: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.15,
+        description="Share of each batch drawn uniformly; without it no saving can be measured.",
+    )
+    overlap: Annotated[int, Field(ge=1, le=50)] = Field(
+        1, description="Annotators who see each pair."
+    )
+
+
+class StudioSettings(_Section):
+    """Where Label Studio is. Its API key comes from LABEL_STUDIO_API_KEY, never from here."""
+
+    url: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="Empty: the server of `annotator studio up`. LABEL_STUDIO_URL goes first.",
+    )
+    grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        180.0,
+        description="How long an unanswered push may still arrive before it is sent again.",
+    )
+
+
+class Settings(_Section):
+    """Settings of an annotator project."""
+
+    project: ProjectSettings = ProjectSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    round: RoundSettings = RoundSettings()
+    studio: StudioSettings = StudioSettings()
+
+
+# Names that people know from elsewhere; every other setting is ANNOTATOR_SECTION_FIELD.
+_FAMILIAR = {"LABEL_STUDIO_URL": ("studio", "url")}
+
+
+def environment_names() -> dict[str, tuple[str, str]]:
+    """Environment variable -> (section, field), for every setting."""
+    names = dict(_FAMILIAR)
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        for name in model.model_fields:
+            names[f"ANNOTATOR_{section}_{name}".upper()] = (section, name)
+    return names
+
+
+def find_project(start: Path) -> Path:
+    """The folder at or above `start` that holds annotator.toml; raises ConfigError."""
+    for folder in [start, *start.resolve().parents]:
+        if (folder / FILE_NAME).is_file():
+            return folder
+    raise ConfigError(
+        f"no {FILE_NAME} in {start} or above it",
+        expected="a project folder",
+        todo="run `annotator init` here, or go to the project, or pass --project DIR",
+    )
+
+
+def load_settings(folder: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of the project in `folder`; raises ConfigError that names the setting."""
+    path = folder / FILE_NAME
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}", expected="a TOML file", todo="mend that line"
+        ) from error
+    origin = _apply_environment(values, os.environ if environment is None else environment)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, path, origin) from error
+
+
+def _apply_environment(
+    values: dict[str, Any], environment: Mapping[str, str]
+) -> dict[tuple[str, str], str]:
+    origin: dict[tuple[str, str], str] = {}
+    for variable, (section, field) in environment_names().items():
+        text = environment.get(variable)
+        if text:
+            values.setdefault(section, {})[field] = text
+            origin[section, field] = variable
+    return origin
+
+
+def _explain(error: ValidationError, path: Path, origin: dict[tuple[str, str], str]) -> ConfigError:
+    first = error.errors()[0]
+    place = tuple(str(part) for part in first["loc"])
+    where = origin.get((place[0], place[-1])) if len(place) > 1 else None
+    name = where or f"[{place[0]}] {'.'.join(place[1:])}".strip()
+    if first["type"] == "extra_forbidden":
+        return _unknown_setting(name, place, path)
+    return ConfigError(
+        f"{name} = {first['input']!r} in {'the environment' if where else path}",
+        expected=first["msg"],
+        todo=f"correct it; {SCHEMA_NAME} lists every setting",
+    )
+
+
+def _unknown_setting(name: str, place: tuple[str, ...], path: Path) -> ConfigError:
+    known: list[str] = list(Settings.model_fields)
+    if len(place) > 1 and place[0] in Settings.model_fields:
+        model = Settings.model_fields[place[0]].annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        known = list(model.model_fields)
+    close = difflib.get_close_matches(place[-1], known, n=1)
+    return ConfigError(
+        f"{path} has an unknown setting: {name}",
+        expected=f"one of {', '.join(known)}",
+        todo=f"did you mean {close[0]!r}?" if close else "remove it, or see the schema",
+    )
+
+
+def schema_text() -> str:
+    """The JSON Schema of annotator.toml, as `init` writes it beside the file."""
+    return json.dumps(Settings.model_json_schema(), indent=2) + "\n"
+
+
+def template(name: str) -> str:
+    """The annotator.toml that `init` writes: every setting, at its default, explained."""
+    lines = [f"#:schema ./{SCHEMA_NAME}", "# Settings left out keep their default.", ""]
+    for section, info in Settings.model_fields.items():
+        model = info.annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        lines += [f"# {model.__doc__}", f"[{section}]"]
+        for field, detail in model.model_fields.items():
+            lines.append(f"# {detail.description}")
+            lines.append(_toml_line(section, field, detail.default, name))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_line(section: str, field: str, default: object, name: str) -> str:
+    if (section, field) == ("project", "name"):
+        return f"name = {json.dumps(name, ensure_ascii=False)}"
+    if default is None:
+        return f"# {field} ="
+    return f"{field} = {json.dumps(default)}"

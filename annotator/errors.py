@@ -1,0 +1,144 @@
+"""Everything that annotator raises, drawn as a tree.
+
+AnnotatorError                     base; the command line prints it without a traceback, exit 1
+├── ConfigError                    a setting is missing, misspelt or out of range
+├── StoreError                     the database
+│   ├── NotOurDatabase             the file is something else
+│   ├── NewerSchema                written by a later release
+│   ├── DamagedDatabase            SQLite finds it corrupt
+│   └── StoreBusy                  another process holds it for too long
+├── CandidateError                 what was to be imported
+│   ├── UnknownFormat              no reader recognises the file
+│   └── RejectedRow                one row is refused; the import goes on
+├── EncoderError                   embeddings
+│   ├── EncoderMissing             weights or package are not there
+│   └── BadVectors                 NaN, zero or of the wrong dimension
+├── RoundError                     choosing a batch
+│   └── RoundConflict              another process took the pairs first
+├── StudioError                    Label Studio
+│   ├── StudioUnreachable          no answer: refused, timed out, cut off
+│   ├── StudioDenied               the token is not accepted (401, 403)
+│   ├── StudioNotFound             no such project, task or user (404)
+│   ├── StudioRejected             the request was refused as wrong (400, 409, 422)
+│   ├── StudioFailed               the server failed (5xx, or an answer that is no JSON)
+│   └── LocalStudioError           the local server cannot be installed or started
+└── Incomplete                     finished, but some rows failed and are listed; exit 3
+
+Errors of `strategies` (which knows nothing of this package) have their own small family in
+`strategies.pool`; the command line prints them in the same way.
+"""
+
+from __future__ import annotations
+
+
+class AnnotatorError(Exception):
+    """Something went wrong that a person can understand and act on.
+
+    `found` says what is the case, `expected` what should have been, `todo` what to do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, found: str, *, expected: str = "", todo: str = "") -> None:
+        super().__init__(found)
+        self.found = found
+        self.expected = expected
+        self.todo = todo
+
+    def __str__(self) -> str:
+        lines = [self.found]
+        if self.expected:
+            lines.append(f"expected: {self.expected}")
+        if self.todo:
+            lines.append(f"to do: {self.todo}")
+        return "\n".join(lines)
+
+
+class ConfigError(AnnotatorError):
+    """A setting is missing, misspelt or out of range."""
+
+
+class StoreError(AnnotatorError):
+    """The database cannot be used."""
+
+
+class NotOurDatabase(StoreError):
+    """The file exists and is not a database of annotator."""
+
+
+class NewerSchema(StoreError):
+    """The database was written by a later release of annotator."""
+
+
+class DamagedDatabase(StoreError):
+    """SQLite reports that the file is corrupt."""
+
+
+class StoreBusy(StoreError):
+    """Another process held the database or a lock for longer than we wait."""
+
+
+class CandidateError(AnnotatorError):
+    """A file of candidates cannot be read."""
+
+
+class UnknownFormat(CandidateError):
+    """No reader recognises the file."""
+
+
+class RejectedRow(CandidateError):
+    """One row is refused, with the reason; the rest of the file is still imported."""
+
+
+class EncoderError(AnnotatorError):
+    """Texts cannot be embedded."""
+
+
+class EncoderMissing(EncoderError):
+    """The encoder's weights or its package are not there."""
+
+
+class BadVectors(EncoderError):
+    """Vectors hold NaN or infinity, have no length, or have the wrong dimension."""
+
+
+class RoundError(AnnotatorError):
+    """A batch cannot be chosen or recorded."""
+
+
+class RoundConflict(RoundError):
+    """Another process recorded one of the chosen pairs first."""
+
+
+class StudioError(AnnotatorError):
+    """Label Studio did not do what was asked."""
+
+
+class StudioUnreachable(StudioError):
+    """Label Studio gave no answer: connection refused, timed out or cut off."""
+
+
+class StudioDenied(StudioError):
+    """Label Studio does not accept the token (401 or 403)."""
+
+
+class StudioNotFound(StudioError):
+    """Label Studio has no such project, task or person (404)."""
+
+
+class StudioRejected(StudioError):
+    """Label Studio refused the request as wrong (400, 409 or 422)."""
+
+
+class StudioFailed(StudioError):
+    """Label Studio failed (5xx), or answered something that is not JSON."""
+
+
+class LocalStudioError(StudioError):
+    """The local Label Studio cannot be installed, started or stopped."""
+
+
+class Incomplete(AnnotatorError):
+    """The work is finished, but some rows failed; they are listed."""
+
+    exit_code = 3

@@ -1,0 +1,148 @@
+"""One row of each export format out of one labelled pair. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from annotator.candidates.catalog import Shown
+from annotator.candidates.identity import prompt_text
+from annotator.export.labelled import LabelledPair
+
+Row = dict[str, Any]
+Messages = list[dict[str, str]]
+
+
+def _provenance(pair: LabelledPair) -> Row:
+    """Where the row is from: who chose the pair and why, and how far its votes agree."""
+    pick = pair.votes[0]
+    return {
+        "pair_key": pair.pair_key,
+        "dataset": pair.a.dataset,
+        "prompt_id": pair.a.external_id,
+        "prompt_key": pair.a.prompt_key,
+        "label_source": "human",
+        "n_votes": pair.consensus.n_votes,
+        "agreement": pair.consensus.agreement,
+        "annotators": sorted({vote.annotator_id for vote in pair.votes}),
+        "round": pick.round_id,
+        "arm": pick.arm,
+        "strategy": pick.strategy,
+        "score": pick.score,
+        "propensity": pick.propensity,
+        "seed": pick.seed,
+    }
+
+
+def _chosen(pair: LabelledPair) -> tuple[Shown, Shown] | None:
+    """(preferred, other); None where the votes prefer neither."""
+    if pair.consensus.verdict == "a":
+        return pair.a, pair.b
+    if pair.consensus.verdict == "b":
+        return pair.b, pair.a
+    return None
+
+
+def _preference(pair: LabelledPair, form: Callable[[Shown, Shown], Row]) -> list[Row]:
+    ordered = _chosen(pair)
+    if ordered is None:
+        return []
+    chosen, rejected = ordered
+    models = {"chosen_model": chosen.model, "rejected_model": rejected.model}
+    return [{**form(chosen, rejected), **models, **_provenance(pair)}]
+
+
+def trl(pair: LabelledPair) -> list[Row]:
+    """TRL's standard preference format: prompt, chosen and rejected as texts."""
+    return _preference(
+        pair,
+        lambda chosen, rejected: {
+            "prompt": prompt_text(chosen.messages),
+            "chosen": chosen.text,
+            "rejected": rejected.text,
+        },
+    )
+
+
+def trl_conversational(pair: LabelledPair) -> list[Row]:
+    """TRL's conversational preference format: prompt, chosen and rejected as messages."""
+
+    def answer(shown: Shown) -> Messages:
+        return [{"role": "assistant", "content": shown.text}]
+
+    return _preference(
+        pair,
+        lambda chosen, rejected: {
+            "prompt": chosen.messages,
+            "chosen": answer(chosen),
+            "rejected": answer(rejected),
+        },
+    )
+
+
+_HH_ROLE = {"user": "Human", "assistant": "Assistant", "system": "System"}
+
+
+def hh(pair: LabelledPair) -> list[Row]:
+    """HH-RLHF's format: chosen and rejected as whole transcripts."""
+
+    def transcript(shown: Shown) -> str:
+        turns = [*shown.messages, {"role": "assistant", "content": shown.text}]
+        return "".join(
+            f"\n\n{_HH_ROLE.get(turn['role'], turn['role'].capitalize())}: {turn['content']}"
+            for turn in turns
+        )
+
+    return _preference(
+        pair,
+        lambda chosen, rejected: {
+            "chosen": transcript(chosen),
+            "rejected": transcript(rejected),
+        },
+    )
+
+
+def votes(pair: LabelledPair) -> list[Row]:
+    """Every vote as it was given, ties and both-bad included, one row each."""
+    shared = {
+        "pair_key": pair.pair_key,
+        "dataset": pair.a.dataset,
+        "prompt_id": pair.a.external_id,
+        "prompt_key": pair.a.prompt_key,
+        "prompt": pair.a.messages,
+        "response_a": pair.a.text,
+        "response_b": pair.b.text,
+        "response_a_key": pair.a.response_key,
+        "response_b_key": pair.b.response_key,
+        "model_a": pair.a.model,
+        "model_b": pair.b.model,
+    }
+    return [
+        {
+            **shared,
+            "grade": vote.grade,
+            "annotator": vote.annotator_id,
+            "left": vote.side_order[0],
+            "confidence": vote.confidence,
+            "rationale": vote.rationale,
+            "seconds": vote.seconds,
+            "prefilled": bool(vote.prefilled),
+            "voted_at": vote.updated_at,
+            "vote": vote.vote_id,
+            "round": vote.round_id,
+            "arm": vote.arm,
+            "strategy": vote.strategy,
+            "score": vote.score,
+            "propensity": vote.propensity,
+            "seed": vote.seed,
+        }
+        for vote in pair.votes
+    ]
+
+
+FORMATS: dict[str, Callable[[LabelledPair], list[Row]]] = {
+    "trl": trl,
+    "trl-conversational": trl_conversational,
+    "hh": hh,
+    "votes": votes,
+}

@@ -1,0 +1,157 @@
+"""Writes an export: JSON lines or parquet, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from uuid import uuid4
+
+from annotator.errors import AnnotatorError
+from annotator.export.formats import FORMATS, Row
+from annotator.export.labelled import LabelledPair, labelled_pairs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from sqlite_utils import Database
+
+ROWS_PER_GROUP = 5_000
+
+
+@dataclass
+class ExportReport:
+    """Rows written, and pairs that gave none because their votes prefer neither response."""
+
+    rows: int = 0
+    pairs: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def export_file(db: Database, name: str, path: Path) -> ExportReport:
+    """Writes the labelled pairs to `path` in format `name`; parquet when it ends so.
+
+    The file appears only when it is complete. Raises AnnotatorError when it cannot be written.
+    """
+    report = ExportReport()
+    scratch = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    write: Callable[[Iterable[Row], Path], None] = (
+        _write_parquet if path.suffix == ".parquet" else _write_jsonl
+    )
+    try:
+        with _one_snapshot(db):
+            write(_rows(db, name, report), scratch)
+        scratch.replace(path)
+    except OSError as error:
+        raise AnnotatorError(
+            f"cannot write {path}: {error.strerror or error}",
+            expected="a folder with room that this user may write to",
+            todo="choose another --out; nothing was written",
+        ) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+    return report
+
+
+def export_stream(db: Database, name: str, stream: IO[str]) -> ExportReport:
+    """Writes JSON lines to an open stream, as `--out -` does."""
+    report = ExportReport()
+    for row in _rows(db, name, report):
+        stream.write(_line(row))
+    return report
+
+
+class _one_snapshot:
+    """A read transaction, so that a sync in the middle changes nothing of what is written."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    def __enter__(self) -> None:
+        self.db.execute("BEGIN")
+
+    def __exit__(self, *_: object) -> None:
+        self.db.execute("COMMIT")
+
+
+def _rows(db: Database, name: str, report: ExportReport) -> Iterator[Row]:
+    form: Callable[[LabelledPair], list[Row]] = FORMATS[name]
+    for pair in labelled_pairs(db):
+        rows = form(pair)
+        report.pairs += 1
+        report.rows += len(rows)
+        if not rows:
+            report.left_out[pair.consensus.verdict] += 1
+        yield from rows
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write_jsonl(rows: Iterable[Row], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as handle:
+        for row in rows:
+            handle.write(_line(row))
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _write_parquet(rows: Iterable[Row], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer: pq.ParquetWriter | None = None
+    try:
+        for group in _groups(rows):
+            table = pa.Table.from_pylist(group, schema=_schema(group[0]))
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer is None:  # a file with no rows is still a file that others can open
+            pq.write_table(pa.table({}), path)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == ROWS_PER_GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _schema(row: Row) -> pa.Schema:
+    """Types by name, not by the first rows: a column that is empty there is typed all the same."""
+    import pyarrow as pa
+
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    numbers = {
+        "score": pa.float64(),
+        "propensity": pa.float64(),
+        "agreement": pa.float64(),
+        "seconds": pa.float64(),
+        "seed": pa.int64(),
+        "round": pa.int64(),
+        "n_votes": pa.int64(),
+        "annotator": pa.int64(),
+        "vote": pa.int64(),
+        "prefilled": pa.bool_(),
+        "annotators": pa.list_(pa.int64()),
+    }
+    return pa.schema(
+        (
+            name,
+            messages
+            if isinstance(value, list) and name != "annotators"
+            else numbers.get(name, pa.string()),
+        )
+        for name, value in row.items()
+    )

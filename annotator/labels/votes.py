@@ -1,0 +1,181 @@
+"""Owner of the tables votes and annotators: every answer as it came, nothing ever overwritten.
+
+An edited annotation is a new row, a deleted one a row that says so; the view `current_votes`
+gives what counts now.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from annotator.store import now
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+GRADES = ("a_much_better", "a_better", "tie", "both_bad", "b_better", "b_much_better")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One state of one annotation. `status` is vote, skip, deleted or rejected.
+
+    `grade` is in the pair's frame (a and b), whatever side each response was shown on.
+    """
+
+    annotation_id: int
+    studio_task_id: int
+    status: str
+    updated_at: str
+    raw: dict[str, Any]
+    pick_id: int | None = None
+    annotator_id: int | None = None
+    grade: str | None = None
+    confidence: str | None = None
+    rationale: str | None = None
+    seconds: float | None = None
+    prefilled: bool = False
+    reason: str | None = None
+
+
+@dataclass
+class VoteCounts:
+    """How many rows of each kind were new."""
+
+    votes: int = 0
+    edits: int = 0
+    skips: int = 0
+    deletions: int = 0
+    rejected: int = 0
+
+    @property
+    def total(self) -> int:
+        """Everything that was new."""
+        return self.votes + self.edits + self.skips + self.deletions + self.rejected
+
+
+@dataclass(frozen=True)
+class Known:
+    """The newest state that we have of an annotation."""
+
+    annotation_id: int
+    studio_task_id: int
+    pick_id: int | None
+    annotator_id: int | None
+    status: str
+    updated_at: str
+
+
+def known_annotations(
+    db: Database, project_id: int, studio_task_ids: list[int]
+) -> dict[int, Known]:
+    """Annotation id -> newest state, for the annotations of those tasks."""
+    rows = db.execute(
+        """SELECT annotation_id, studio_task_id, pick_id, annotator_id, status, updated_at
+        FROM votes WHERE project_id = ?
+        AND studio_task_id IN (SELECT value FROM json_each(?)) ORDER BY id""",
+        [project_id, json.dumps(studio_task_ids)],
+    )
+    return {row[0]: Known(*row) for row in rows}
+
+
+_VOTE = """INSERT OR IGNORE INTO votes (project_id, annotation_id, studio_task_id, pick_id,
+    annotator_id, status, grade, confidence, rationale, seconds, prefilled, reason, updated_at,
+    seen_at, raw) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+
+def record_votes(
+    db: Database, project_id: int, votes: list[Vote], known: dict[int, Known]
+) -> VoteCounts:
+    """Writes what is new, in the caller's transaction; the same state twice is one row."""
+    counts = VoteCounts()
+    seen_at = now()
+    for vote in votes:
+        before = known.get(vote.annotation_id)
+        if before and (before.updated_at, before.status) == (vote.updated_at, vote.status):
+            continue
+        added = db.execute(_VOTE, [project_id, *_row(vote, seen_at)]).rowcount
+        if added:
+            _count(counts, vote.status, edited=before is not None)
+    return counts
+
+
+def _row(vote: Vote, seen_at: str) -> list[object]:
+    return [
+        vote.annotation_id,
+        vote.studio_task_id,
+        vote.pick_id,
+        vote.annotator_id,
+        vote.status,
+        vote.grade,
+        vote.confidence,
+        vote.rationale,
+        vote.seconds,
+        int(vote.prefilled),
+        vote.reason,
+        vote.updated_at,
+        seen_at,
+        json.dumps(vote.raw, ensure_ascii=True),
+    ]
+
+
+def _count(counts: VoteCounts, status: str, *, edited: bool) -> None:
+    if status == "deleted":
+        counts.deletions += 1
+    elif status == "rejected":
+        counts.rejected += 1
+    elif edited:
+        counts.edits += 1
+    elif status == "skip":
+        counts.skips += 1
+    else:
+        counts.votes += 1
+
+
+def annotator_ids(db: Database, server: str) -> dict[int, int]:
+    """The server's user id -> our annotator id, for everyone we have met."""
+    query = "SELECT studio_id, id FROM annotators WHERE server = ?"
+    return dict(db.execute(query, [server]).fetchall())
+
+
+def record_annotators(db: Database, server: str, names: dict[int, str]) -> None:
+    """Adds people by the server's user id; in the caller's transaction."""
+    db.conn.executemany(
+        "INSERT OR IGNORE INTO annotators (server, studio_id, name) VALUES (?, ?, ?)",
+        [(server, studio_id, name) for studio_id, name in names.items()],
+    )
+
+
+def vote_counts(db: Database) -> dict[str, int]:
+    """What stands now: votes and skips that count, pairs with a vote, rejected answers."""
+    queries = {
+        "votes": "SELECT count(*) FROM current_votes WHERE status = 'vote'",
+        "skips": "SELECT count(*) FROM current_votes WHERE status = 'skip'",
+        "pairs_voted": "SELECT count(DISTINCT pick_id) FROM current_votes WHERE status = 'vote'",
+        "rejected": f"SELECT count(*) FROM ({_REJECTED})",  # noqa: S608
+        "annotators": "SELECT count(DISTINCT annotator_id) FROM current_votes",
+    }
+    return {name: int(db.execute(query).fetchone()[0]) for name, query in queries.items()}
+
+
+# The newest state of an annotation decides: one that was mended later is no longer listed.
+_REJECTED = """SELECT * FROM votes v WHERE status = 'rejected' AND id = (
+    SELECT max(id) FROM votes WHERE project_id = v.project_id
+    AND annotation_id = v.annotation_id)"""
+
+
+def rejected_answers(db: Database) -> list[dict[str, Any]]:
+    """Answers that do not count, with the reason, for a person to look at."""
+    query = f"SELECT studio_task_id, annotation_id, reason, raw FROM ({_REJECTED}) ORDER BY id"  # noqa: S608
+    return list(db.query(query))
+
+
+def median_seconds(db: Database) -> float | None:
+    """Median time that an annotator had a task open; None before the first vote."""
+    import statistics
+
+    rows = db.execute("SELECT seconds FROM current_votes WHERE seconds IS NOT NULL")
+    seconds = [row[0] for row in rows]
+    return float(statistics.median(seconds)) if seconds else None

@@ -1,0 +1,139 @@
+"""Owner of the tables rounds and picks: what was chosen, when, why and with what chance."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from annotator import __version__
+from annotator.errors import RoundConflict
+from annotator.store import now
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One pair of a batch, as it is recorded. `a_id` and `b_id` are response ids."""
+
+    place: int
+    pair_key: str
+    a_id: int
+    b_id: int
+    arm: str
+    draw: int
+    side_order: str
+    strategy: str
+    score: float | None
+    propensity: float | None
+
+
+@dataclass(frozen=True)
+class Round:
+    """The head of a round: everything needed to choose the same batch again."""
+
+    strategy: str
+    seed: int
+    n_acquired: int
+    n_control: int
+    overlap: int
+    encoder_id: int
+    pool: dict[str, object]
+
+
+_ROUND = """INSERT INTO rounds
+    (started_at, strategy, seed, n_acquired, n_control, overlap, encoder_id, pool, version)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+_PICK = """INSERT INTO picks (round_id, place, pair_key, a_id, b_id, arm, draw, side_order,
+    strategy, score, propensity) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+
+def record_round(db: Database, head: Round, picks: list[Pick]) -> tuple[int, list[int]]:
+    """The ids of the round and of its picks, written in the caller's transaction.
+
+    Raises RoundConflict when one of the pairs is already in another round.
+    """
+    round_id = db.execute(
+        _ROUND,
+        [
+            now(),
+            head.strategy,
+            head.seed,
+            head.n_acquired,
+            head.n_control,
+            head.overlap,
+            head.encoder_id,
+            json.dumps(head.pool),
+            __version__,
+        ],
+    ).lastrowid
+    assert round_id is not None
+    return round_id, [_record_pick(db, round_id, pick) for pick in picks]
+
+
+def _record_pick(db: Database, round_id: int, pick: Pick) -> int:
+    try:
+        cursor = db.execute(
+            _PICK,
+            [
+                round_id,
+                pick.place,
+                pick.pair_key,
+                pick.a_id,
+                pick.b_id,
+                pick.arm,
+                pick.draw,
+                pick.side_order,
+                pick.strategy,
+                pick.score,
+                pick.propensity,
+            ],
+        )
+    except sqlite3.IntegrityError as error:
+        raise RoundConflict(
+            f"pair {pick.pair_key} was taken by another round meanwhile",
+            expected="a pair that is in no round",
+            todo="run the command again",
+        ) from error
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def times_sent(db: Database, pair_key: str) -> int:
+    """How often the pair has been picked so far, in any arm."""
+    query = "SELECT count(*) FROM picks WHERE pair_key = ?"
+    return int(db.execute(query, [pair_key]).fetchone()[0])
+
+
+def number_or_none(value: float) -> float | None:
+    """NaN, which SQLite and JSON do not have, as None."""
+    return None if math.isnan(value) else float(value)
+
+
+def picks_of_round(db: Database, round_id: int) -> list[dict[str, object]]:
+    """The picks of a round in the order of their places."""
+    return list(db.query("SELECT * FROM picks WHERE round_id = ? ORDER BY place", [round_id]))
+
+
+def round_counts(db: Database) -> list[dict[str, object]]:
+    """Per round: when, strategy, seed and size of each arm."""
+    query = """SELECT id, started_at, strategy, seed, n_acquired, n_control, overlap
+        FROM rounds ORDER BY id"""
+    return list(db.query(query))
+
+
+def arm_counts(db: Database) -> dict[str, int]:
+    """How many picks each arm has."""
+    return dict(db.execute("SELECT arm, count(*) FROM picks GROUP BY arm").fetchall())
+
+
+def control_votes(db: Database) -> int:
+    """Votes that count on picks of the control arm."""
+    query = """SELECT count(*) FROM current_votes v JOIN picks p ON p.id = v.pick_id
+        WHERE p.arm = 'control' AND v.status = 'vote'"""
+    return int(db.execute(query).fetchone()[0])

@@ -1,0 +1,204 @@
+"""`sync`: take in what people said since last time.
+
+Polling by the server's `updated_at` is the truth; nothing else is relied on. Each pass starts a
+little before the cursor, and rows that are already there are not written again, so a pass that
+was killed, or made twice, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from annotator.errors import StudioError
+from annotator.labels.votes import (
+    Known,
+    Vote,
+    VoteCounts,
+    annotator_ids,
+    known_annotations,
+    record_annotators,
+    record_votes,
+)
+from annotator.store import writing
+from annotator.studio.outbox import PushReport, picks_by_task_key, stored_count, sweep
+from annotator.studio.projects import StudioProject, advance_cursor, check_present, projects_on
+from annotator.studio.screen import BrokenAnswer, read_answer, to_pair_frame
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+    from annotator.studio.client import ChangedTask, Studio
+
+# Changes whose transaction ends after a later one's was listed are caught by looking back.
+OVERLAP_SECONDS = 5.0
+TASKS_PER_TRANSACTION = 500
+
+
+@dataclass
+class SyncReport:
+    """What one pass brought in, and what could not be used."""
+
+    counts: VoteCounts = field(default_factory=VoteCounts)
+    tasks_changed: int = 0
+    tasks_gone: int = 0
+    conflicts: list[str] = field(default_factory=list)
+
+
+def sync(
+    db: Database, studio: Studio, *, on_tasks: Callable[[int], object] = lambda n: None
+) -> SyncReport:
+    """New, edited, skipped and deleted annotations of all our projects on this server."""
+    report = SyncReport()
+    for project in projects_on(db, studio.url):
+        _look_for_lost_tasks(db, studio, project, report)
+        _sync_project(db, studio, project, report, on_tasks)
+    return report
+
+
+def _look_for_lost_tasks(
+    db: Database, studio: Studio, project: StudioProject, report: SyncReport
+) -> None:
+    """A deleted task does not show among the changed ones, but in the count."""
+    if check_present(studio, project) < stored_count(db, project):
+        swept = PushReport()
+        sweep(db, studio, project, swept)
+        report.tasks_gone += swept.gone
+        report.conflicts += swept.conflicts
+
+
+def _sync_project(
+    db: Database,
+    studio: Studio,
+    project: StudioProject,
+    report: SyncReport,
+    on_tasks: Callable[[int], object],
+) -> None:
+    chunk: list[ChangedTask] = []
+    for task in studio.changed_tasks(project.studio_id, _look_back(project.cursor)):
+        chunk.append(task)
+        if len(chunk) == TASKS_PER_TRANSACTION:
+            _take_in(db, studio, project, chunk, report)
+            on_tasks(len(chunk))
+            chunk = []
+    if chunk:
+        _take_in(db, studio, project, chunk, report)
+        on_tasks(len(chunk))
+
+
+def _look_back(cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    moment = datetime.fromisoformat(cursor) - timedelta(seconds=OVERLAP_SECONDS)
+    return moment.isoformat()
+
+
+def _take_in(
+    db: Database,
+    studio: Studio,
+    project: StudioProject,
+    tasks: list[ChangedTask],
+    report: SyncReport,
+) -> None:
+    """One transaction: the votes of these tasks and the cursor that says they were taken in."""
+    _meet_annotators(db, studio, tasks)
+    picks = picks_by_task_key(db, [task.key for task in tasks if task.key])
+    people = annotator_ids(db, studio.url)
+    known = known_annotations(db, project.id, [task.id for task in tasks])
+    votes = [
+        _read(annotation, task, picks, people) for task in tasks for annotation in task.annotations
+    ]
+    votes += _deleted(known, votes)
+    with writing(db):
+        new = record_votes(db, project.id, votes, known)
+        advance_cursor(db, project.id, tasks[-1].updated_at)
+    report.tasks_changed += len(tasks)
+    for name in ("votes", "edits", "skips", "deletions", "rejected"):
+        setattr(report.counts, name, getattr(report.counts, name) + getattr(new, name))
+
+
+def _meet_annotators(db: Database, studio: Studio, tasks: Iterable[ChangedTask]) -> None:
+    met = annotator_ids(db, studio.url)
+    seen = {_person(annotation) for task in tasks for annotation in task.annotations}
+    strangers = {person for person in seen if person is not None} - set(met)
+    if not strangers:
+        return
+    names = {person.id: person.email or person.name for person in studio.people()}
+    with writing(db):
+        record_annotators(
+            db, studio.url, {person: names.get(person, f"user {person}") for person in strangers}
+        )
+
+
+def _person(annotation: dict[str, Any]) -> int | None:
+    person = annotation.get("completed_by")
+    if isinstance(person, dict):
+        person = person.get("id")
+    return person if isinstance(person, int) and not isinstance(person, bool) else None
+
+
+def _read(
+    annotation: dict[str, Any],
+    task: ChangedTask,
+    picks: dict[str, tuple[int, str]],
+    people: dict[int, int],
+) -> Vote:
+    """One annotation as a vote, a skip, or a rejected answer with its reason."""
+    base: dict[str, Any] = {
+        "annotation_id": _whole_number(annotation.get("id")),
+        "studio_task_id": task.id,
+        "updated_at": str(annotation.get("updated_at") or task.updated_at),
+        "raw": annotation,
+        "annotator_id": people.get(_person(annotation) or -1),
+    }
+    pick = picks.get(task.key or "")
+    if pick is None:
+        return Vote(**base, status="rejected", reason="the task is not one of ours")
+    base["pick_id"] = pick[0]
+    if base["annotator_id"] is None:
+        return Vote(**base, status="rejected", reason="nobody is named as its annotator")
+    try:
+        answer = read_answer(annotation)
+    except BrokenAnswer as broken:
+        return Vote(**base, status="rejected", reason=broken.reason)
+    if answer.skipped or answer.grade is None:
+        return Vote(**base, status="skip", seconds=answer.lead_seconds)
+    return Vote(
+        **base,
+        status="vote",
+        grade=to_pair_frame(answer.grade, pick[1]),
+        confidence=answer.confidence,
+        rationale=answer.rationale,
+        seconds=answer.lead_seconds,
+        prefilled=answer.origin_prediction,
+    )
+
+
+def _whole_number(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise StudioError(
+        f"Label Studio sent an annotation with the id {value!r}",
+        expected="a whole number",
+        todo="run `annotator doctor`; nothing of this pass was stored",
+    )
+
+
+def _deleted(known: dict[int, Known], votes: list[Vote]) -> list[Vote]:
+    """Annotations that we have and the server no longer lists for a changed task."""
+    there = {vote.annotation_id for vote in votes}
+    return [
+        Vote(
+            annotation_id=old.annotation_id,
+            studio_task_id=old.studio_task_id,
+            status="deleted",
+            updated_at=old.updated_at,
+            raw={},
+            pick_id=old.pick_id,
+            annotator_id=old.annotator_id,
+        )
+        for old in known.values()
+        if old.annotation_id not in there and old.status != "deleted"
+    ]

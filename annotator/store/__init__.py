@@ -1,0 +1,10 @@
+"""The database: one way to open it, one way to write to it, shards of vectors beside it.
+
+Everyone else is handed a `db`. Which module owns which table is written in `migrations`.
+"""
+
+from annotator.store.database import now, open_db, open_readonly, writing
+from annotator.store.locks import hold_lock
+from annotator.store.vectors import VectorShards
+
+__all__ = ["VectorShards", "hold_lock", "now", "open_db", "open_readonly", "writing"]

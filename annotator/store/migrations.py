@@ -1,0 +1,275 @@
+"""The schema, told forward. A released migration is never edited; the next one is appended.
+
+Owners (nobody else writes these tables):
+  store       meta
+  candidates  imports, prompts, responses, source_labels, source_scores
+  signals     encoders, embeddings
+  rounds      rounds, picks
+  studio      projects, tasks
+  labels      annotators, votes (and the view current_votes)
+
+Kept and append-only, because money or attention paid for them: prompts, responses,
+source_labels, source_scores, rounds, picks, votes. Derived and rebuilt at will: embeddings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from sqlite_utils import Migrations
+
+from annotator.errors import StoreError
+from annotator.store.database import APPLICATION_ID, newer_schema, now, writing
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+MIGRATIONS = Migrations("annotator")
+
+
+def migrate(db: Database, path: Path, *, stop_before: str | None = None) -> None:
+    """Brings the schema up to date in one transaction; before that, an old database is copied.
+
+    The copy is FILE.backup-NAME, NAME being the last migration it has. Raises NewerSchema when
+    the database knows migrations that this release does not.
+    """
+    if not _pending(db, path):
+        return
+    if MIGRATIONS.applied(db):
+        _back_up(db, path)
+    with writing(db):
+        # Another process may have migrated while this one waited for the lock: apply() looks
+        # again, inside the transaction.
+        _pending(db, path)
+        db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        MIGRATIONS.apply(db, stop_before=stop_before)
+
+
+def _pending(db: Database, path: Path) -> bool:
+    known = {migration.name for migration in MIGRATIONS._migrations}
+    unknown = [m.name for m in MIGRATIONS.applied(db) if m.name not in known]
+    if unknown:
+        raise newer_schema(path, unknown)
+    return bool(MIGRATIONS.pending(db))
+
+
+def _back_up(db: Database, path: Path) -> Path:
+    last = MIGRATIONS.applied(db)[-1].name
+    backup = path.with_name(f"{path.name}.backup-{last}")
+    scratch = path.with_name(f"{backup.name}.{uuid4().hex[:8]}.part")
+    try:
+        db.execute("VACUUM INTO ?", [str(scratch)])
+        scratch.replace(backup)
+    except Exception as error:
+        raise StoreError(
+            f"the copy before the migration failed: {error}",
+            expected=f"room for a copy of {path}",
+            todo="make room and try again; the database is unchanged",
+        ) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+    return backup
+
+
+@MIGRATIONS()
+def m001_first_tables(db: Database) -> None:
+    """Candidates, vectors, rounds, the outbox and votes."""
+    for statement in _M001.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+    # Ties this database to the projects it makes on a server.
+    db.execute("INSERT INTO meta VALUES ('database_id', ?)", [uuid4().hex])
+    db.execute("INSERT INTO meta VALUES ('created_at', ?)", [now()])
+
+
+_M001 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+
+CREATE TABLE imports (
+  id INTEGER PRIMARY KEY,
+  file TEXT NOT NULL,
+  dataset TEXT NOT NULL,
+  format TEXT NOT NULL,
+  started_at TEXT NOT NULL,
+  finished_at TEXT
+);
+
+CREATE TABLE prompts (
+  id INTEGER PRIMARY KEY,
+  prompt_key TEXT NOT NULL UNIQUE,   -- hash of the messages
+  messages TEXT NOT NULL,            -- JSON list of {role, content}
+  text_hash TEXT NOT NULL,           -- of the messages as one text: the key of its vector
+  dataset TEXT NOT NULL,
+  external_id TEXT,                  -- the id that the file gave it
+  import_id INTEGER NOT NULL REFERENCES imports(id)
+);
+CREATE UNIQUE INDEX prompts_external ON prompts(dataset, external_id)
+  WHERE external_id IS NOT NULL;
+CREATE INDEX prompts_text ON prompts(text_hash);
+
+CREATE TABLE responses (
+  id INTEGER PRIMARY KEY,
+  response_key TEXT NOT NULL UNIQUE, -- hash of prompt_key and text
+  prompt_id INTEGER NOT NULL REFERENCES prompts(id),
+  text TEXT NOT NULL,
+  text_hash TEXT NOT NULL,           -- of the text alone: the key of its vector
+  model TEXT,
+  external_id TEXT,
+  import_id INTEGER NOT NULL REFERENCES imports(id)
+);
+CREATE INDEX responses_prompt ON responses(prompt_id, response_key);
+CREATE UNIQUE INDEX responses_external ON responses(prompt_id, external_id)
+  WHERE external_id IS NOT NULL;
+CREATE INDEX responses_text ON responses(text_hash);
+
+CREATE TABLE source_labels (
+  id INTEGER PRIMARY KEY,
+  label_key TEXT NOT NULL UNIQUE,    -- hash of everything below and its occurrence number
+  a_id INTEGER NOT NULL REFERENCES responses(id),
+  b_id INTEGER NOT NULL REFERENCES responses(id),
+  label TEXT NOT NULL CHECK (label IN ('a', 'b', 'tie', 'both_bad')),
+  strength REAL,
+  annotator TEXT,
+  kind TEXT NOT NULL,                -- human, objective, or llm:NAME
+  import_id INTEGER NOT NULL REFERENCES imports(id)
+);
+CREATE INDEX source_labels_pair ON source_labels(a_id, b_id);
+
+CREATE TABLE source_scores (
+  response_id INTEGER NOT NULL REFERENCES responses(id),
+  name TEXT NOT NULL,                -- who scored, as the file says it
+  value REAL NOT NULL,
+  import_id INTEGER NOT NULL REFERENCES imports(id),
+  PRIMARY KEY (response_id, name)
+) WITHOUT ROWID;
+
+CREATE TABLE encoders (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL,
+  fingerprint TEXT NOT NULL,         -- hash of the weights
+  chunking TEXT NOT NULL,            -- how long texts are cut and averaged
+  dimension INTEGER NOT NULL,
+  UNIQUE (name, fingerprint, chunking)
+);
+
+CREATE TABLE embeddings (
+  encoder_id INTEGER NOT NULL REFERENCES encoders(id),
+  text_hash TEXT NOT NULL,
+  row INTEGER NOT NULL,              -- in the encoder's shards
+  n_chunks INTEGER NOT NULL,
+  PRIMARY KEY (encoder_id, text_hash)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX embeddings_row ON embeddings(encoder_id, row);
+
+CREATE TABLE projects (
+  id INTEGER PRIMARY KEY,
+  server TEXT NOT NULL,              -- URL of the Label Studio
+  mark TEXT NOT NULL,                -- stands in the project's description on the server
+  studio_id INTEGER NOT NULL,        -- the project's id on the server
+  title TEXT NOT NULL,
+  screen TEXT NOT NULL,              -- hash of the labelling screen
+  overlap INTEGER NOT NULL,
+  cursor TEXT,                       -- updated_at up to which votes were taken in
+  created_at TEXT NOT NULL,
+  UNIQUE (server, mark)
+);
+
+CREATE TABLE rounds (
+  id INTEGER PRIMARY KEY,
+  started_at TEXT NOT NULL,
+  strategy TEXT NOT NULL,
+  seed INTEGER NOT NULL,
+  n_acquired INTEGER NOT NULL,
+  n_control INTEGER NOT NULL,
+  overlap INTEGER NOT NULL,
+  encoder_id INTEGER REFERENCES encoders(id),
+  pool TEXT NOT NULL,                -- JSON: counts and fingerprint of what was chosen from
+  version TEXT NOT NULL              -- of annotator
+);
+
+CREATE TABLE picks (
+  id INTEGER PRIMARY KEY,
+  round_id INTEGER NOT NULL REFERENCES rounds(id),
+  place INTEGER NOT NULL,            -- order in which the annotators see the batch
+  pair_key TEXT NOT NULL,
+  a_id INTEGER NOT NULL REFERENCES responses(id),
+  b_id INTEGER NOT NULL REFERENCES responses(id),
+  arm TEXT NOT NULL CHECK (arm IN ('acquired', 'control', 'gold', 'repeat')),
+  draw INTEGER NOT NULL,             -- order in which its arm picked it
+  side_order TEXT NOT NULL CHECK (side_order IN ('ab', 'ba')),  -- left, then right
+  strategy TEXT NOT NULL,
+  score REAL,
+  propensity REAL CHECK (propensity > 0 AND propensity <= 1),   -- NULL: not drawn
+  CHECK (a_id <> b_id),
+  UNIQUE (round_id, place)
+);
+CREATE UNIQUE INDEX picks_once ON picks(pair_key) WHERE arm IN ('acquired', 'control');
+CREATE INDEX picks_pair ON picks(a_id, b_id);
+
+CREATE TABLE tasks (
+  id INTEGER PRIMARY KEY,
+  pick_id INTEGER NOT NULL UNIQUE REFERENCES picks(id),
+  project_id INTEGER REFERENCES projects(id),   -- NULL until the round is first pushed
+  task_key TEXT NOT NULL UNIQUE,     -- stands in the task's data on the server
+  state TEXT NOT NULL DEFAULT 'pending'
+    CHECK (state IN ('pending', 'sent', 'stored', 'swept', 'conflict', 'gone')),
+  attempts INTEGER NOT NULL DEFAULT 0,
+  sent_at TEXT,
+  studio_id INTEGER,                 -- the task's id on the server
+  problem TEXT
+);
+CREATE INDEX tasks_state ON tasks(state);
+CREATE INDEX tasks_studio ON tasks(project_id, studio_id);
+
+CREATE TABLE annotators (
+  id INTEGER PRIMARY KEY,
+  server TEXT NOT NULL,
+  studio_id INTEGER NOT NULL,
+  name TEXT NOT NULL,
+  UNIQUE (server, studio_id)
+);
+
+CREATE TABLE votes (
+  id INTEGER PRIMARY KEY,            -- order of arrival; the clock decides nothing
+  project_id INTEGER NOT NULL REFERENCES projects(id),
+  annotation_id INTEGER NOT NULL,    -- on the server
+  studio_task_id INTEGER NOT NULL,   -- on the server
+  pick_id INTEGER REFERENCES picks(id),
+  annotator_id INTEGER REFERENCES annotators(id),
+  status TEXT NOT NULL CHECK (status IN ('vote', 'skip', 'deleted', 'rejected')),
+  grade TEXT CHECK (grade IN
+    ('a_much_better', 'a_better', 'tie', 'both_bad', 'b_better', 'b_much_better')),
+  confidence TEXT CHECK (confidence IN ('low', 'high')),
+  rationale TEXT,
+  seconds REAL,                      -- that the annotator had the task open
+  prefilled INTEGER NOT NULL DEFAULT 0,  -- 1: a machine's answer was offered and submitted
+  reason TEXT,                       -- why it was rejected
+  updated_at TEXT NOT NULL,          -- by the server's clock
+  seen_at TEXT NOT NULL,
+  raw TEXT NOT NULL,                 -- JSON as it came
+  CHECK ((status = 'vote') = (grade IS NOT NULL)),
+  CHECK (status IN ('deleted', 'rejected') OR
+    (pick_id IS NOT NULL AND annotator_id IS NOT NULL)),
+  UNIQUE (project_id, annotation_id, updated_at, status)
+);
+CREATE INDEX votes_pick ON votes(pick_id);
+CREATE INDEX votes_task ON votes(project_id, studio_task_id);
+
+-- What counts: the newest state of each annotation, and of several annotations by one person
+-- on one pick the newest.
+CREATE VIEW current_votes AS
+WITH newest AS (
+  SELECT *, row_number() OVER (
+    PARTITION BY project_id, annotation_id ORDER BY id DESC) AS age
+  FROM votes
+), alive AS (
+  SELECT *, row_number() OVER (
+    PARTITION BY pick_id, annotator_id ORDER BY updated_at DESC, id DESC) AS turn
+  FROM newest WHERE age = 1 AND status IN ('vote', 'skip')
+)
+SELECT id, project_id, annotation_id, studio_task_id, pick_id, annotator_id, status, grade, confidence,
+  rationale, seconds, prefilled, updated_at, seen_at, raw
+FROM alive WHERE turn = 1;
+"""
