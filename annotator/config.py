@@ -92,10 +92,10 @@ class StudioSettings(_Section):
 class Settings(_Section):
     """Settings of an annotator project."""
 
-    project: ProjectSettings = ProjectSettings()
-    encoder: EncoderSettings = EncoderSettings()
-    round: RoundSettings = RoundSettings()
-    studio: StudioSettings = StudioSettings()
+    project: ProjectSettings = Field(default_factory=ProjectSettings)
+    encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    round: RoundSettings = Field(default_factory=RoundSettings)
+    studio: StudioSettings = Field(default_factory=StudioSettings)
 
 
 # Names that people know from elsewhere; every other setting is ANNOTATOR_SECTION_FIELD.

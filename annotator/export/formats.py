@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from annotator.candidates.catalog import Shown
-from annotator.candidates.identity import prompt_text
+from annotator.candidates.identity import Message, prompt_text
 from annotator.export.labelled import LabelledPair
 
 Row = dict[str, Any]
-Messages = list[dict[str, str]]
 
 
 def _provenance(pair: LabelledPair) -> Row:
@@ -67,7 +66,7 @@ def trl(pair: LabelledPair) -> list[Row]:
 def trl_conversational(pair: LabelledPair) -> list[Row]:
     """TRL's conversational preference format: prompt, chosen and rejected as messages."""
 
-    def answer(shown: Shown) -> Messages:
+    def answer(shown: Shown) -> list[Message]:
         return [{"role": "assistant", "content": shown.text}]
 
     return _preference(
@@ -87,7 +86,8 @@ def hh(pair: LabelledPair) -> list[Row]:
     """HH-RLHF's format: chosen and rejected as whole transcripts."""
 
     def transcript(shown: Shown) -> str:
-        turns = [*shown.messages, {"role": "assistant", "content": shown.text}]
+        answer: Message = {"role": "assistant", "content": shown.text}
+        turns = [*shown.messages, answer]
         return "".join(
             f"\n\n{_HH_ROLE.get(turn['role'], turn['role'].capitalize())}: {turn['content']}"
             for turn in turns

@@ -81,9 +81,11 @@ def known_annotations(
     return {row[0]: Known(*row) for row in rows}
 
 
-_VOTE = """INSERT OR IGNORE INTO votes (project_id, annotation_id, studio_task_id, pick_id,
+# Not INSERT OR IGNORE, which would pass over a broken CHECK in silence.
+_VOTE = """INSERT INTO votes (project_id, annotation_id, studio_task_id, pick_id,
     annotator_id, status, grade, confidence, rationale, seconds, prefilled, reason, updated_at,
-    seen_at, raw) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    seen_at, raw) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (project_id, annotation_id, updated_at, status) DO NOTHING"""
 
 
 def record_votes(
@@ -143,7 +145,8 @@ def annotator_ids(db: Database, server: str) -> dict[int, int]:
 def record_annotators(db: Database, server: str, names: dict[int, str]) -> None:
     """Adds people by the server's user id; in the caller's transaction."""
     db.conn.executemany(
-        "INSERT OR IGNORE INTO annotators (server, studio_id, name) VALUES (?, ?, ?)",
+        """INSERT INTO annotators (server, studio_id, name) VALUES (?, ?, ?)
+        ON CONFLICT (server, studio_id) DO NOTHING""",
         [(server, studio_id, name) for studio_id, name in names.items()],
     )
 

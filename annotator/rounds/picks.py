@@ -41,7 +41,7 @@ class Round:
     n_acquired: int
     n_control: int
     overlap: int
-    encoder_id: int
+    encoder_id: int | None
     pool: dict[str, object]
 
 

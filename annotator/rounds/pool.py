@@ -58,7 +58,7 @@ def build_pool(db: Database, database_path: Path, encoder_id: int) -> CandidateP
             expected="prompts with two or more responses",
             todo="run `annotator import FILE`",
         )
-    vectors = response_vectors(db, database_path, encoder_id)
+    vectors = response_vectors(db, database_path, encoder_id, table.response_ids)
     _, prompt_of_response = np.unique(table.prompt_ids, return_inverse=True)
     pool = Pool.of_responses(vectors, prompt_of_response)
     pool = pool.without(_picked_positions(db, table.response_ids, pool))
@@ -79,4 +79,5 @@ def _picked_positions(
     a, b = order[np.searchsorted(response_ids, picked, sorter=order)].T
     n = np.int64(pool.n_responses)
     # The pool's pairs are sorted by (a, b), so one code per pair can be looked up by bisection.
-    return np.searchsorted(pool.pair_a * n + pool.pair_b, a * n + b)
+    positions: NDArray[np.int64] = np.searchsorted(pool.pair_a * n + pool.pair_b, a * n + b)
+    return positions

@@ -1,15 +1,17 @@
 """`sync`: take in what people said since last time.
 
-Polling by the server's `updated_at` is the truth; nothing else is relied on. Each pass starts a
-little before the cursor, and rows that are already there are not written again, so a pass that
-was killed, or made twice, changes nothing.
+Polling by the server's `updated_at` is the truth; nothing else is relied on. A cursor says up to
+which moment of the server's clock everything was seen. It stays OVERLAP_SECONDS behind the
+beginning of the pass, because a change is stamped before it is committed and may show up late.
+Rows that are already there are not written again, so a pass that was killed, or made twice,
+changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from annotator.errors import StudioError
@@ -32,8 +34,7 @@ if TYPE_CHECKING:
 
     from annotator.studio.client import ChangedTask, Studio
 
-# Changes whose transaction ends after a later one's was listed are caught by looking back.
-OVERLAP_SECONDS = 5.0
+OVERLAP_SECONDS = 30.0
 TASKS_PER_TRANSACTION = 500
 
 
@@ -76,23 +77,37 @@ def _sync_project(
     report: SyncReport,
     on_tasks: Callable[[int], object],
 ) -> None:
+    seen_by = _seen_by(studio)
     chunk: list[ChangedTask] = []
-    for task in studio.changed_tasks(project.studio_id, _look_back(project.cursor)):
+    for task in studio.changed_tasks(project.studio_id, project.cursor):
         chunk.append(task)
         if len(chunk) == TASKS_PER_TRANSACTION:
-            _take_in(db, studio, project, chunk, report)
+            _take_in(db, studio, project, chunk, _cursor(chunk, seen_by), report)
             on_tasks(len(chunk))
             chunk = []
-    if chunk:
-        _take_in(db, studio, project, chunk, report)
-        on_tasks(len(chunk))
+    _take_in(db, studio, project, chunk, seen_by or _cursor(chunk, None), report)
+    on_tasks(len(chunk))
 
 
-def _look_back(cursor: str | None) -> str | None:
-    if cursor is None:
+def _seen_by(studio: Studio) -> str | None:
+    """The moment by the server's clock before which nothing can show up any more, once this
+    pass is through; None where the server does not tell the time."""
+    server_time = studio.server_time()
+    return None if server_time is None else _stamp(server_time - timedelta(seconds=OVERLAP_SECONDS))
+
+
+def _cursor(tasks: list[ChangedTask], seen_by: str | None) -> str | None:
+    """How far the pass has come with these tasks, which are in the order of their changes."""
+    if not tasks:
         return None
-    moment = datetime.fromisoformat(cursor) - timedelta(seconds=OVERLAP_SECONDS)
-    return moment.isoformat()
+    last = datetime.fromisoformat(tasks[-1].updated_at)
+    if seen_by is None:
+        return _stamp(last - timedelta(seconds=OVERLAP_SECONDS))
+    return _stamp(min(last, datetime.fromisoformat(seen_by)))
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _take_in(
@@ -100,6 +115,7 @@ def _take_in(
     studio: Studio,
     project: StudioProject,
     tasks: list[ChangedTask],
+    cursor: str | None,
     report: SyncReport,
 ) -> None:
     """One transaction: the votes of these tasks and the cursor that says they were taken in."""
@@ -113,7 +129,8 @@ def _take_in(
     votes += _deleted(known, votes)
     with writing(db):
         new = record_votes(db, project.id, votes, known)
-        advance_cursor(db, project.id, tasks[-1].updated_at)
+        if cursor is not None:
+            advance_cursor(db, project.id, cursor)
     report.tasks_changed += len(tasks)
     for name in ("votes", "edits", "skips", "deletions", "rejected"):
         setattr(report.counts, name, getattr(report.counts, name) + getattr(new, name))
@@ -162,7 +179,7 @@ def _read(
     try:
         answer = read_answer(annotation)
     except BrokenAnswer as broken:
-        return Vote(**base, status="rejected", reason=broken.reason)
+        return Vote(**base, status="rejected", reason=broken.found)
     if answer.skipped or answer.grade is None:
         return Vote(**base, status="skip", seconds=answer.lead_seconds)
     return Vote(
@@ -170,7 +187,7 @@ def _read(
         status="vote",
         grade=to_pair_frame(answer.grade, pick[1]),
         confidence=answer.confidence,
-        rationale=answer.rationale,
+        rationale=answer.rationale or None,
         seconds=answer.lead_seconds,
         prefilled=answer.origin_prediction,
     )

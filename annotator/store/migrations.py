@@ -269,7 +269,7 @@ WITH newest AS (
     PARTITION BY pick_id, annotator_id ORDER BY updated_at DESC, id DESC) AS turn
   FROM newest WHERE age = 1 AND status IN ('vote', 'skip')
 )
-SELECT id, project_id, annotation_id, studio_task_id, pick_id, annotator_id, status, grade, confidence,
-  rationale, seconds, prefilled, updated_at, seen_at, raw
+SELECT id, project_id, annotation_id, studio_task_id, pick_id, annotator_id, status, grade,
+  confidence, rationale, seconds, prefilled, updated_at, seen_at, raw
 FROM alive WHERE turn = 1;
 """

@@ -39,7 +39,6 @@ class VectorShards:
         infinity, zero length or another dimension, StoreError when the disk refuses.
         """
         check_vectors(vectors, self.dimension)
-        self.folder.mkdir(parents=True, exist_ok=True)
         done = 0
         while done < len(vectors):
             shard, start = divmod(first_row + done, self.rows_per_shard)
@@ -60,27 +59,35 @@ class VectorShards:
             _gather(self._map(int(shard)), rows[wanted] % self.rows_per_shard, out, wanted)
         return out
 
+    def view(self, first_row: int, n: int) -> Vectors | None:
+        """The n vectors from `first_row` on without copying them; None if they lie in two shards.
+
+        A read-only map of the file: what is not touched takes no memory.
+        """
+        shard, start = divmod(first_row, self.rows_per_shard)
+        if start + n > self.rows_per_shard:
+            return None
+        mapped = self._map(shard)
+        return mapped[start : start + n] if start + n <= len(mapped) else None
+
     def _path(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}.f32"
 
     def _write(self, shard: int, start: int, vectors: Vectors) -> None:
         data = vectors.astype("<f4", order="C", copy=False).tobytes()
-        descriptor = os.open(self._path(shard), os.O_RDWR | os.O_CREAT, 0o644)
+        path = self._path(shard)
         try:
-            offset = start * self.dimension * 4
-            view = memoryview(data)
-            while view:
-                written = os.pwrite(descriptor, view, offset)
-                view, offset = view[written:], offset + written
-            os.fsync(descriptor)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            is_new = not path.exists()
+            _write_at(path, start * self.dimension * 4, data)
+            if is_new:
+                _sync_folder(self.folder)
         except OSError as error:
             raise StoreError(
-                f"cannot write vectors to {self._path(shard)}: {error.strerror}",
+                f"cannot write vectors to {path}: {error.strerror}",
                 expected="free space and permission to write",
                 todo="make room, then run the same command again: it goes on where it stopped",
             ) from error
-        finally:
-            os.close(descriptor)
 
     def _map(self, shard: int) -> Vectors:
         import numpy as np
@@ -95,6 +102,27 @@ class VectorShards:
             ) from error
         whole = len(flat) // self.dimension
         return flat[: whole * self.dimension].reshape(whole, self.dimension)
+
+
+def _write_at(path: Path, offset: int, data: bytes) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new file is safe only when its folder's entry is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _gather(

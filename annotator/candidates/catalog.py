@@ -1,0 +1,96 @@
+"""What the other stages may ask about the candidates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from annotator.candidates.identity import Message
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from sqlite_utils import Database
+
+
+@dataclass(frozen=True)
+class ResponseTable:
+    """Ids of every response and of its prompt, ordered by prompt and then by response key.
+
+    In this order the responses of a prompt are contiguous, and of two of them the one that
+    comes first is `a` of the pair.
+    """
+
+    response_ids: NDArray[np.int64]
+    prompt_ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The texts of one response and of its prompt."""
+
+    response_key: str
+    text: str
+    model: str | None
+    prompt_key: str
+    messages: list[Message]
+    dataset: str
+    external_id: str | None
+
+
+def response_table(db: Database) -> ResponseTable:
+    """All responses, in the order in which pools are built."""
+    import numpy as np
+
+    rows = db.execute("SELECT id, prompt_id FROM responses ORDER BY prompt_id, response_key")
+    table = np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
+    return ResponseTable(np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1]))
+
+
+def response_keys(db: Database, response_ids: Iterable[int]) -> dict[int, str]:
+    """Response id -> response key."""
+    query = "SELECT id, response_key FROM responses WHERE id IN (SELECT value FROM json_each(?))"
+    return dict(db.execute(query, [json.dumps(list(response_ids))]).fetchall())
+
+
+def shown_responses(db: Database, response_ids: Iterable[int]) -> dict[int, Shown]:
+    """Response id -> its text and its prompt, for the responses asked for."""
+    query = """
+        SELECT r.id, r.response_key, r.text, r.model, p.prompt_key, p.messages, p.dataset,
+               p.external_id
+        FROM responses r JOIN prompts p ON p.id = r.prompt_id
+        WHERE r.id IN (SELECT value FROM json_each(?))"""
+    found = db.execute(query, [json.dumps(sorted(set(response_ids)))])
+    return {
+        row[0]: Shown(
+            response_key=row[1],
+            text=row[2],
+            model=row[3],
+            prompt_key=row[4],
+            messages=json.loads(row[5]),
+            dataset=row[6],
+            external_id=row[7],
+        )
+        for row in found
+    }
+
+
+def source_scores(db: Database, name: str) -> dict[int, float]:
+    """Response id -> the score `name` that came with the data, where there is one."""
+    query = "SELECT response_id, value FROM source_scores WHERE name = ?"
+    return dict(db.execute(query, [name]).fetchall())
+
+
+def count_candidates(db: Database) -> dict[str, int]:
+    """How many prompts, responses, pairs and labels that came with the data there are."""
+    pairs = """SELECT coalesce(sum(k * (k - 1) / 2), 0)
+        FROM (SELECT count(*) AS k FROM responses GROUP BY prompt_id)"""
+    queries = {
+        "prompts": "SELECT count(*) FROM prompts",
+        "responses": "SELECT count(*) FROM responses",
+        "pairs": pairs,
+        "source_labels": "SELECT count(*) FROM source_labels",
+    }
+    return {name: int(db.execute(query).fetchone()[0]) for name, query in queries.items()}

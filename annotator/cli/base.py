@@ -1,0 +1,114 @@
+"""What every command shares: finding the project, the common options, errors for people."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from annotator.errors import AnnotatorError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+    from annotator.config import Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Project:
+    """An open project: its folder, its settings and its database."""
+
+    folder: Path
+    settings: Settings
+    db: Database
+
+    @property
+    def database_path(self) -> Path:
+        return self.folder / self.settings.project.database
+
+
+def project_option(command: Command) -> Command:
+    """Adds --project DIR (or ANNOTATOR_PROJECT); the default is found from here upwards."""
+    return click.option(
+        "--project",
+        "project_dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="ANNOTATOR_PROJECT",
+        help="Project folder.  [default: found from here upwards]",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """Adds --json: the report as one JSON document on standard output."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+@contextmanager
+def open_project(project_dir: Path | None) -> Iterator[Project]:
+    """The project at or above `project_dir` (default: here), its database open."""
+    from annotator.config import find_project, load_settings
+    from annotator.store import open_db
+
+    folder = find_project(project_dir or Path.cwd())
+    settings = load_settings(folder)
+    db = open_db(folder / settings.project.database)
+    try:
+        yield Project(folder, settings, db)
+    finally:
+        db.close()
+
+
+def echo_json(document: Any) -> None:
+    """Prints `document` as indented JSON on standard output."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def echo_rows(rows: list[tuple[str, object]]) -> None:
+    """Prints name and value in two aligned columns."""
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}".rstrip())
+
+
+class _Failure(click.ClickException):
+    """An error for people: what was found, expected, to do; no traceback."""
+
+    def __init__(self, error: Exception, exit_code: int) -> None:
+        super().__init__(str(error))
+        self.exit_code = exit_code  # type: ignore[misc]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        first, *rest = self.message.split("\n")
+        click.echo(click.style("error: ", fg="red") + first, err=True)
+        for line in rest:
+            click.echo(f"  {line}", err=True)
+
+
+class AnnotatorGroup(click.Group):
+    """The command group that turns our errors into a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AnnotatorError as error:
+            raise _Failure(error, error.exit_code) from error
+        except sqlite3.Error as error:
+            from annotator.store.database import as_store_error
+
+            raise _Failure(as_store_error(error), 1) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            from strategies.pool import StrategyError
+
+            if isinstance(error, StrategyError):
+                raise _Failure(error, 1) from error
+            raise

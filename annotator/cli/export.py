@@ -1,0 +1,76 @@
+"""`annotator export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from annotator.cli.base import echo_json, echo_rows, json_option, open_project, project_option
+
+# Named here again so that --help need not import what writes them; a test compares.
+FORMAT_NAMES = ("trl", "trl-conversational", "hh", "votes")
+
+
+@click.command()
+@click.option(
+    "--format",
+    "name",
+    type=click.Choice(FORMAT_NAMES),
+    default="trl",
+    show_default=True,
+    help="trl: prompt, chosen, rejected as texts; trl-conversational: as messages; hh: "
+    "transcripts; votes: every vote as it was given.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="FILE.jsonl or FILE.parquet; - for JSON lines on standard output.",
+)
+@json_option
+@project_option
+def export(name: str, out: Path, as_json: bool, project_dir: Path | None) -> None:
+    """Write the labelled pairs, each row with where it is from.
+
+    Every row carries round, arm, strategy, score, propensity and seed. Ties, both-bad and
+    disputed pairs have no preferred response: they are left out of all formats but `votes`, and
+    counted.
+    """
+    from annotator.export.write import export_file, export_stream
+
+    with open_project(project_dir) as project:
+        if str(out) == "-":
+            report = export_stream(project.db, name, sys.stdout)
+        else:
+            report = export_file(project.db, name, out)
+    left_out = dict(sorted(report.left_out.items()))
+    summary = {
+        "format": name,
+        "out": str(out),
+        "rows": report.rows,
+        "pairs": report.pairs,
+        "left_out": left_out,
+    }
+    if as_json and str(out) != "-":
+        echo_json(summary)
+    elif str(out) != "-":
+        echo_rows(_lines(summary, left_out))
+
+
+def _lines(summary: dict[str, object], left_out: dict[str, int]) -> list[tuple[str, object]]:
+    lines = [
+        (
+            "wrote",
+            f"{summary['rows']:,} rows of {summary['pairs']:,} labelled pairs to {summary['out']}",
+        )
+    ]
+    if left_out:
+        lines.append(
+            (
+                "left out",
+                ", ".join(f"{n:,} {verdict.replace('_', ' ')}" for verdict, n in left_out.items()),
+            )
+        )
+    return list(lines)

@@ -1,0 +1,397 @@
+"""`annotator next-batch` and `annotator sync`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from annotator.cli.base import (
+    Project,
+    echo_json,
+    echo_rows,
+    json_option,
+    open_project,
+    project_option,
+)
+
+if TYPE_CHECKING:
+    from annotator.rounds.batch import Batch
+    from annotator.rounds.sync import SyncReport
+    from annotator.studio.outbox import PushReport
+
+PREVIEW_PAIRS = 8
+PREVIEW_WIDTH = 60
+
+
+def _strategies_help(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from strategies import strategy_names, strategy_summary
+
+    echo_rows([(name, strategy_summary(name)) for name in strategy_names()])
+    ctx.exit()
+
+
+@click.command("next-batch")
+@click.option(
+    "-n",
+    "--size",
+    type=click.IntRange(1, 100_000),
+    help="Pairs in the batch, control arm included.  [default: annotator.toml]",
+)
+@click.option(
+    "--strategy", help="Who chooses; --strategies lists the names.  [default: annotator.toml]"
+)
+@click.option(
+    "--control",
+    type=click.FloatRange(0, 0.5),
+    help="Share drawn uniformly and mixed in.  [default: annotator.toml]",
+)
+@click.option(
+    "--overlap",
+    type=click.IntRange(1, 50),
+    help="Annotators who see each pair.  [default: annotator.toml]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**53 - 1),
+    help="The same seed on the same pool chooses the same batch.  [default: drawn]",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show the choice and its cost; record and send nothing."
+)
+@click.option("--no-push", is_flag=True, help="Record the batch; a later run sends it.")
+@click.option("--resume", is_flag=True, help="Choose nothing; only send what is waiting.")
+@click.option(
+    "--strategies",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_strategies_help,
+    help="List the strategies and exit.",
+)
+@json_option
+@project_option
+def next_batch(
+    size: int | None,
+    strategy: str | None,
+    control: float | None,
+    overlap: int | None,
+    seed: int | None,
+    dry_run: bool,
+    no_push: bool,
+    resume: bool,
+    as_json: bool,
+    project_dir: Path | None,
+) -> None:
+    """Choose the next pairs, record why, and send them to Label Studio.
+
+    A share of every batch, the control arm, is drawn uniformly from all pairs and mixed in, so
+    that what the strategy saves can be measured and not just claimed. Texts that have no vector
+    yet are embedded first. Tasks that an earlier run could not send go out before the new ones.
+    """
+    from annotator.rounds.batch import BatchRequest, choose_and_record
+
+    with open_project(project_dir) as project:
+        if resume:
+            _report_push(project, None, _push(project), as_json)
+            return
+        defaults = project.settings.round
+        request = BatchRequest(
+            n=size or defaults.size,
+            strategy=strategy or defaults.strategy,
+            control=defaults.control if control is None else control,
+            overlap=overlap or defaults.overlap,
+            seed=seed,
+        )
+        sending = not (dry_run or no_push)
+        if sending:
+            _studio(project)  # a wrong key or a server that is down is found before choosing
+        encoder_id = _embed_first(project)
+        batch = choose_and_record(
+            project.db, project.database_path, encoder_id, request, dry_run=dry_run
+        )
+        if dry_run:
+            _report_dry_run(project, batch, as_json)
+        else:
+            _report_push(project, batch, _push(project) if sending else None, as_json)
+
+
+def _studio(project: Project) -> Any:
+    from annotator.studio.connect import connect
+
+    return connect(project.settings.studio.url)
+
+
+def _embed_first(project: Project) -> int:
+    from annotator.signals.embeddings import ensure_embedded
+
+    settings = project.settings.encoder
+    return ensure_embedded(
+        project.db, project.database_path, settings.name, settings.precision
+    ).encoder_id
+
+
+def _push(project: Project) -> PushReport:
+    from annotator.progress import progress_bar
+    from annotator.rounds.batch import push_waiting
+    from annotator.studio.outbox import unsent_picks
+
+    waiting = sum(len(picks) for picks in unsent_picks(project.db).values())
+    with progress_bar(total=waiting, what="push", unit="tasks") as advance:
+        return push_waiting(
+            project.db,
+            _studio(project),
+            project.settings.project.name,
+            grace_seconds=project.settings.studio.grace_seconds,
+            on_stored=advance,
+            on_wait=_waiting_notice(),
+        )
+
+
+def _waiting_notice() -> Any:
+    told: list[bool] = []
+
+    def notice(seconds: float) -> None:
+        if not told:
+            told.append(True)
+            click.echo(
+                f"an earlier push was never answered and may still arrive; looking again for up "
+                f"to {seconds:.0f} s before its tasks are sent once more",
+                err=True,
+            )
+
+    return notice
+
+
+def _head(batch: Batch) -> dict[str, Any]:
+    head = batch.head
+    return {
+        "round": batch.round_id,
+        "strategy": head.strategy,
+        "seed": head.seed,
+        "n_acquired": head.n_acquired,
+        "n_control": head.n_control,
+        "overlap": head.overlap,
+        "votes_asked": batch.n_votes,
+        "pool": head.pool,
+    }
+
+
+def _batch_rows(batch: Batch) -> list[tuple[str, object]]:
+    head = batch.head
+    name = "round" if batch.round_id else "dry run"
+    return [
+        (name, f"{batch.round_id or ''} {head.strategy}, seed {head.seed}".strip()),
+        (
+            "pairs",
+            f"{len(batch.picks):,} ({head.n_acquired:,} acquired, {head.n_control:,} control) "
+            f"of {head.pool['n_eligible']:,} eligible",
+        ),
+        ("asks for", f"{batch.n_votes:,} votes"),
+    ]
+
+
+def _report_dry_run(project: Project, batch: Batch, as_json: bool) -> None:
+    from annotator.labels.votes import median_seconds
+
+    seconds = median_seconds(project.db)
+    cost = None if seconds is None else round(seconds * batch.n_votes)
+    if as_json:
+        picks = [pick.__dict__ for pick in batch.picks]
+        echo_json({**_head(batch), "annotator_seconds": cost, "picks": picks})
+        return
+    rows = _batch_rows(batch)
+    if seconds is None:
+        rows.append(("time", "unknown until the first votes are in"))
+    else:
+        rows.append(
+            (
+                "time",
+                f"about {_duration(seconds * batch.n_votes)} of annotators' time at "
+                f"{seconds:.0f} s a vote so far",
+            )
+        )
+    echo_rows(rows)
+    click.echo()
+    _preview(project, batch)
+    click.echo("\nNothing was recorded or sent.")
+
+
+def _preview(project: Project, batch: Batch) -> None:
+    from annotator.candidates.catalog import shown_responses
+
+    first = batch.picks[:PREVIEW_PAIRS]
+    shown = shown_responses(project.db, [pick.a_id for pick in first])
+    for pick in first:
+        score = "     -" if pick.score is None else f"{pick.score:6.3f}"
+        text = " ".join(shown[pick.a_id].messages[-1]["content"].split())
+        cut = text if len(text) <= PREVIEW_WIDTH else text[: PREVIEW_WIDTH - 1] + "…"
+        click.echo(f"  {pick.arm:<8} {score}  {cut}")
+    if len(batch.picks) > len(first):
+        click.echo(f"  … and {len(batch.picks) - len(first):,} more")
+
+
+def _report_push(
+    project: Project, batch: Batch | None, report: PushReport | None, as_json: bool
+) -> None:
+    pushed = (
+        None
+        if report is None
+        else {
+            "stored": report.stored,
+            "found": report.found,
+            "removed": report.removed,
+            "conflicts": report.conflicts,
+            "gone": report.gone,
+            "seconds": round(report.seconds, 3),
+        }
+    )
+    links = _links(project) if report is not None else []
+    if as_json:
+        echo_json({**(_head(batch) if batch else {}), "pushed": pushed, "label_at": links})
+        return
+    rows = _batch_rows(batch) if batch else []
+    if report is None:
+        rows.append(("pushed", "not yet; `annotator next-batch --resume` sends the batch"))
+    else:
+        rows += _push_rows(report) + [("label at", link) for link in links]
+    echo_rows(rows)
+
+
+def _push_rows(report: PushReport) -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = [
+        ("pushed", f"{report.stored:,} tasks in {report.seconds:.1f} s")
+    ]
+    if report.found:
+        rows.append(("", f"{report.found:,} of an interrupted push had arrived already"))
+    if report.removed:
+        rows.append(("", f"{report.removed:,} doubled tasks removed"))
+    if report.gone:
+        rows.append(("", f"{report.gone:,} tasks were deleted on the server"))
+    if report.conflicts:
+        rows.append(("", f"{len(report.conflicts):,} doubled tasks both have answers: see status"))
+    return rows
+
+
+def _links(project: Project) -> list[str]:
+    from annotator.studio.projects import projects_on
+
+    studio = _studio(project)
+    return [
+        f"{studio.url}/projects/{p.studio_id}/data?labeling=1"
+        for p in projects_on(project.db, studio.url)
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Keep going until Ctrl-C.")
+@click.option(
+    "--every",
+    type=click.FloatRange(1, 3600),
+    default=10,
+    show_default=True,
+    help="Seconds between two looks with --watch.",
+)
+@json_option
+@project_option
+def sync(watch: bool, every: float, as_json: bool, project_dir: Path | None) -> None:
+    """Take in new, edited, skipped and deleted annotations since last time.
+
+    Answers that cannot be counted (unknown task, broken result) are kept as they came, listed,
+    and never counted; the exit status is then 3.
+    """
+    from annotator.rounds.sync import sync as sync_once
+
+    with open_project(project_dir) as project:
+        studio = _studio(project)
+        while True:
+            with _counting() as on_tasks:
+                report = sync_once(project.db, studio, on_tasks=on_tasks)
+            if not watch or report.counts.total:
+                _report_sync(project, report, as_json)
+            if not watch:
+                break
+            time.sleep(every)
+        _refuse_rejected(report)
+
+
+@contextmanager
+def _counting() -> Iterator[Any]:
+    from annotator.progress import progress_bar
+
+    with progress_bar(total=None, what="sync", unit="tasks") as advance:
+        yield advance
+
+
+def _report_sync(project: Project, report: SyncReport, as_json: bool) -> None:
+    from annotator.labels.votes import rejected_answers, vote_counts
+
+    totals = vote_counts(project.db)
+    if as_json:
+        new = {**report.counts.__dict__, "tasks_changed": report.tasks_changed}
+        rejected = rejected_answers(project.db)
+        echo_json(
+            {
+                "new": new,
+                "total": totals,
+                "tasks_gone": report.tasks_gone,
+                "conflicts": report.conflicts,
+                "rejected_answers": rejected,
+            }
+        )
+        return
+    echo_rows(_sync_rows(report, totals))
+    if report.counts.rejected:
+        for answer in rejected_answers(project.db)[-5:]:
+            click.echo(f"  rejected: task {answer['studio_task_id']}: {answer['reason']}")
+
+
+def _sync_rows(report: SyncReport, totals: dict[str, int]) -> list[tuple[str, object]]:
+    counts = report.counts
+    new = [
+        f"{n:,} {what}"
+        for n, what in (
+            (counts.votes, "votes"),
+            (counts.edits, "edited"),
+            (counts.skips, "skipped"),
+            (counts.deletions, "deleted"),
+            (counts.rejected, "rejected"),
+        )
+        if n
+    ]
+    rows: list[tuple[str, object]] = [
+        ("new", ", ".join(new) or "nothing new"),
+        (
+            "total",
+            f"{totals['votes']:,} votes on {totals['pairs_voted']:,} pairs by "
+            f"{totals['annotators']:,} annotators, {totals['skips']:,} skipped",
+        ),
+    ]
+    if report.tasks_gone:
+        rows.append(("gone", f"{report.tasks_gone:,} tasks were deleted on the server"))
+    return rows
+
+
+def _refuse_rejected(report: SyncReport) -> None:
+    from annotator.errors import Incomplete
+
+    if report.counts.rejected:
+        raise Incomplete(
+            f"{report.counts.rejected:,} answers cannot be counted",
+            expected="answers given on the labelling screen",
+            todo="see `annotator sync --json` (rejected_answers); they are kept as they came",
+        )

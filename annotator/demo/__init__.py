@@ -1,0 +1,1 @@
+"""The whole loop on the shipped sample, with people or with simulated ones."""

@@ -1,0 +1,138 @@
+"""Checks that a person can act on: database, vectors, encoder, Label Studio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from annotator.errors import AnnotatorError
+from annotator.studio.screen import config_xml, task_data
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+    from annotator.config import Settings
+    from annotator.studio.client import Studio
+
+# What must hold after every kill, full disk and lost connection: a query that finds offenders.
+INVARIANTS = {
+    "a pair is in two rounds": """SELECT pair_key FROM picks
+        WHERE arm IN ('acquired', 'control') GROUP BY pair_key HAVING count(*) > 1""",
+    "a pick has no task": """SELECT p.id FROM picks p LEFT JOIN tasks t ON t.pick_id = p.id
+        WHERE t.id IS NULL""",
+    "a round lacks picks": """SELECT r.id FROM rounds r WHERE r.n_acquired + r.n_control <>
+        (SELECT count(*) FROM picks WHERE round_id = r.id)""",
+    "a stored task has no id": """SELECT id FROM tasks
+        WHERE state IN ('stored', 'swept', 'conflict') AND studio_id IS NULL""",
+    "two tasks share an id": """SELECT studio_id FROM tasks
+        WHERE studio_id IS NOT NULL GROUP BY project_id, studio_id HAVING count(*) > 1""",
+    "a vote that counts has no pick": """SELECT id FROM current_votes WHERE pick_id IS NULL""",
+    "a control pick has no propensity": """SELECT id FROM picks
+        WHERE arm = 'control' AND propensity IS NULL""",
+    "a pair crosses prompts": """SELECT p.id FROM picks p JOIN responses a ON a.id = p.a_id
+        JOIN responses b ON b.id = p.b_id WHERE a.prompt_id <> b.prompt_id
+        OR a.response_key >= b.response_key""",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, whether it is well, and what to do if not."""
+
+    what: str
+    ok: bool
+    detail: str
+    todo: str = ""
+
+
+def examine(db: Database, path: Path, settings: Settings, *, offline: bool) -> list[Finding]:
+    """Every check; only a test project on the server is made, and removed again."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("database", lambda: _database(db, path)),
+        ("invariants", lambda: _invariants(db)),
+        ("encoder", lambda: _encoder(settings)),
+        ("strategy", lambda: _strategy(settings)),
+    ]
+    findings = [_run(what, check) for what, check in checks]
+    return findings if offline else [*findings, *_studio(settings)]
+
+
+def _run(what: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, check())
+    except AnnotatorError as error:
+        return Finding(what, False, error.found, error.todo)
+
+
+def _database(db: Database, path: Path) -> str:
+    from annotator.store.database import check_integrity
+
+    check_integrity(db, path, thorough=True)
+    version = db.execute("SELECT sqlite_version()").fetchone()[0]
+    return f"{path.name}, {path.stat().st_size / 1e6:.1f} MB, whole (SQLite {version})"
+
+
+def broken_invariants(db: Database) -> list[str]:
+    """Which of INVARIANTS do not hold, with the first offender of each."""
+    offenders = ((name, db.execute(query).fetchone()) for name, query in INVARIANTS.items())
+    return [f"{name} (first: {row[0]})" for name, row in offenders if row]
+
+
+def _invariants(db: Database) -> str:
+    broken = broken_invariants(db)
+    if broken:
+        raise AnnotatorError("; ".join(broken), todo="please report this with a copy of the file")
+    return f"{len(INVARIANTS)} hold"
+
+
+def _encoder(settings: Settings) -> str:
+    from annotator.signals.encoder import load_encoder
+
+    encoder = load_encoder(settings.encoder.name, precision=settings.encoder.precision)
+    return f"{encoder.name}, {encoder.dimension} dimensions, {encoder.precision}"
+
+
+def _strategy(settings: Settings) -> str:
+    from strategies import strategy_named
+    from strategies.pool import StrategyError
+
+    try:
+        strategy_named(settings.round.strategy)
+    except StrategyError as error:
+        raise AnnotatorError(error.found, todo=error.todo) from error
+    return settings.round.strategy
+
+
+def _studio(settings: Settings) -> Iterator[Finding]:
+    from annotator.studio.connect import connect
+
+    try:
+        studio = connect(settings.studio.url)
+        server = studio.server()
+        person = studio.whoami()
+    except AnnotatorError as error:
+        yield Finding("Label Studio", False, error.found, error.todo)
+        return
+    yield Finding("Label Studio", True, f"{server.version} ({server.edition}) at {studio.url}")
+    yield Finding("token", True, f"{server.token_kind}, of {person.email or person.name}")
+    yield _run("push", lambda: _can_push(studio))
+
+
+def _can_push(studio: Studio) -> str:
+    """Does it once, in a project of its own that is removed again."""
+    mark = f"annotator:doctor:{uuid4().hex}"
+    project = studio.create_project("annotator doctor", mark, config_xml(), overlap=1)
+    try:
+        studio.import_tasks(project.id, [task_data("doctor", [], "left", "right")])
+        n_tasks = studio.project(project.id).n_tasks
+    finally:
+        studio.delete_project(project.id)
+    if n_tasks != 1:
+        raise AnnotatorError(
+            f"one task was sent to a test project, and it holds {n_tasks}",
+            todo="look at the server's log",
+        )
+    return "a test project took a task, and was removed"

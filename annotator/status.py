@@ -1,0 +1,51 @@
+"""What stands where: asks each room for its counts and says what comes next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from annotator.candidates.catalog import count_candidates
+from annotator.labels.votes import vote_counts
+from annotator.rounds.picks import arm_counts, control_votes, round_counts
+from annotator.signals.embeddings import vector_counts
+from annotator.studio.outbox import conflicts, task_counts
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+# No saving is stated before this many control votes exist.
+CONTROL_VOTES_NEEDED = 30
+
+
+def project_status(db: Database) -> dict[str, Any]:
+    """Counts of every stage, what can be said of the saving, and the next command."""
+    report: dict[str, Any] = {
+        "candidates": count_candidates(db),
+        "vectors": vector_counts(db),
+        "rounds": len(round_counts(db)),
+        "picks": arm_counts(db),
+        "tasks": task_counts(db),
+        "conflicts": conflicts(db),
+        "votes": vote_counts(db),
+    }
+    report["saving"] = _saving(control_votes(db))
+    report["next"] = _next(report)
+    return report
+
+
+def _saving(n_control: int) -> str:
+    if n_control < CONTROL_VOTES_NEEDED:
+        return f"not shown yet: {n_control} of at least {CONTROL_VOTES_NEEDED} control votes"
+    return f"not computed by this version; {n_control} control votes are recorded for it"
+
+
+def _next(report: dict[str, Any]) -> str:
+    waiting = report["tasks"].get("pending", 0) + report["tasks"].get("sent", 0)
+    if not report["candidates"]["pairs"]:
+        return "annotator import FILE"
+    if waiting:
+        return "annotator next-batch --resume"
+    answered = report["votes"]["pairs_voted"]
+    if sum(report["picks"].values()) > answered:
+        return "label in Label Studio, then annotator sync"
+    return "annotator next-batch"

@@ -1,0 +1,315 @@
+"""Owner of the table tasks: every pick reaches Label Studio once, whatever is killed when.
+
+    pending  recorded with its pick, never sent, or proved not to have arrived
+    sent     about to be sent, or sent and unanswered: committed before the request
+    stored   the server gave it an id
+    swept    after the push exactly one task on the server had its key
+    conflict several tasks have its key and more than one was answered: a person decides
+    gone     was stored and has since been deleted on the server
+
+The server knows no idempotency key, so three things together make a push repeatable: the key in
+the task's data, a grace period before anything that may still be on its way is sent again, and
+a count after each push. Looking the key up is not enough by itself, since the first request may
+be running while we look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from annotator.store import hold_lock, now, writing
+from annotator.studio.projects import StudioProject, check_present
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+    from annotator.studio.client import Studio, TaskRef
+
+TASKS_PER_IMPORT = 5_000
+SETTLE_POLL_SECONDS = 2.0
+
+# (task_key, payload) of the rows asked for; the caller knows texts and sides, we do not.
+Payloads = Callable[[list[int]], dict[int, dict[str, Any]]]
+
+
+@dataclass
+class PushReport:
+    """What a push did: tasks stored now, found to be there already, duplicates removed."""
+
+    stored: int = 0
+    found: int = 0
+    removed: int = 0
+    conflicts: list[str] = field(default_factory=list)
+    gone: int = 0
+    seconds: float = 0.0
+
+
+@contextmanager
+def server_lock(url: str) -> Iterator[None]:
+    """One push at a time per server and user, since parallel imports stall Label Studio."""
+    name = hashlib.sha256(url.encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"annotator-push-{name}.lock"
+    with hold_lock(path, f"a push to {url}", wait_seconds=3600):
+        yield
+
+
+def queue_tasks(db: Database, task_keys: list[tuple[int, str]]) -> None:
+    """Records (pick id, task key) as pending, in the transaction that records the picks."""
+    db.conn.executemany("INSERT INTO tasks (pick_id, task_key) VALUES (?, ?)", task_keys)
+
+
+def unsent_picks(db: Database) -> dict[int, list[int]]:
+    """Overlap -> ids of picks whose task is not known to be on the server."""
+    rows = db.execute(
+        """SELECT r.overlap, t.pick_id FROM tasks t JOIN picks p ON p.id = t.pick_id
+        JOIN rounds r ON r.id = p.round_id WHERE t.state IN ('pending', 'sent')
+        ORDER BY p.round_id, p.place"""
+    )
+    waiting: dict[int, list[int]] = {}
+    for overlap, pick_id in rows:
+        waiting.setdefault(overlap, []).append(pick_id)
+    return waiting
+
+
+def push(
+    db: Database,
+    studio: Studio,
+    project: StudioProject,
+    pick_ids: list[int],
+    payloads: Payloads,
+    *,
+    grace_seconds: float,
+    on_stored: Callable[[int], object] = lambda n: None,
+    on_wait: Callable[[float], object] = lambda seconds: None,
+) -> PushReport:
+    """Brings the tasks of `pick_ids` to the server, in that order; the caller holds the lock.
+
+    Raises StudioError when the server fails; everything up to there is recorded, and the next
+    call goes on from it.
+    """
+    started = time.monotonic()
+    report = PushReport()
+    _settle(db, studio, project, grace_seconds, report, on_wait)
+    for chunk in _chunks(_pending(db, pick_ids), TASKS_PER_IMPORT):
+        _send(db, studio, project, chunk, payloads, report)
+        on_stored(len(chunk))
+    sweep(db, studio, project, report)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _pending(db: Database, pick_ids: list[int]) -> list[tuple[int, str]]:
+    """(pick id, key) of those still to be sent, in the order of `pick_ids`."""
+    keys = dict(db.execute("SELECT pick_id, task_key FROM tasks WHERE state = 'pending'"))
+    return [(pick_id, keys[pick_id]) for pick_id in pick_ids if pick_id in keys]
+
+
+def _send(
+    db: Database,
+    studio: Studio,
+    project: StudioProject,
+    chunk: list[tuple[int, str]],
+    payloads: Payloads,
+    report: PushReport,
+) -> None:
+    data = payloads([pick_id for pick_id, _ in chunk])
+    with writing(db):
+        db.conn.executemany(
+            """UPDATE tasks SET state = 'sent', sent_at = ?, attempts = attempts + 1,
+            project_id = ? WHERE pick_id = ? AND state = 'pending'""",
+            [(now(), project.id, pick_id) for pick_id, _ in chunk],
+        )
+    ids = studio.import_tasks(project.studio_id, [data[pick_id] for pick_id, _ in chunk])
+    if ids is None:  # an edition that imports later: the key is all there is to go by
+        ids_by_key = _wait_for_keys(studio, project, [key for _, key in chunk])
+    else:
+        ids_by_key = dict(zip((key for _, key in chunk), ids, strict=True))
+    _mark_stored(db, ids_by_key)
+    report.stored += len(ids_by_key)
+
+
+def _wait_for_keys(studio: Studio, project: StudioProject, keys: list[str]) -> dict[str, int]:
+    """Task ids by key as an asynchronous import brings them in; those that came within an hour."""
+    deadline = time.monotonic() + 3600
+    found: dict[str, int] = {}
+    while len(found) < len(keys) and time.monotonic() < deadline:
+        missing = [key for key in keys if key not in found]
+        found |= _lowest_ids(studio.tasks_by_key(project.studio_id, missing))
+        if len(found) < len(keys):
+            time.sleep(SETTLE_POLL_SECONDS)
+    return found
+
+
+def _lowest_ids(tasks: dict[str, list[TaskRef]]) -> dict[str, int]:
+    return {key: min(ref.id for ref in refs) for key, refs in tasks.items() if refs}
+
+
+def _mark_stored(db: Database, ids_by_key: dict[str, int]) -> None:
+    with writing(db):
+        db.conn.executemany(
+            """UPDATE tasks SET state = 'stored', studio_id = ? WHERE task_key = ?
+            AND state IN ('pending', 'sent')""",
+            [(studio_id, key) for key, studio_id in ids_by_key.items()],
+        )
+
+
+def _settle(
+    db: Database,
+    studio: Studio,
+    project: StudioProject,
+    grace_seconds: float,
+    report: PushReport,
+    on_wait: Callable[[float], object],
+) -> None:
+    """Finds out what became of tasks whose push was never answered.
+
+    Found on the server: stored. Not found once the grace period is over: pending again.
+    """
+    started = time.monotonic()
+    while True:
+        unanswered = _unanswered(db, project)
+        if not unanswered:
+            return
+        # The age is taken before looking: what was not there when the grace period had already
+        # passed is not going to arrive.
+        age = _age_of_youngest(unanswered.values(), time.monotonic() - started)
+        found = _lowest_ids(studio.tasks_by_key(project.studio_id, list(unanswered)))
+        _mark_stored(db, found)
+        report.found += len(found)
+        if len(found) == len(unanswered):
+            return
+        if age >= grace_seconds:
+            _send_again(db, [key for key in unanswered if key not in found])
+            return
+        on_wait(grace_seconds - age)
+        time.sleep(min(SETTLE_POLL_SECONDS, max(grace_seconds - age, 0.05)))
+
+
+def _unanswered(db: Database, project: StudioProject) -> dict[str, str]:
+    query = "SELECT task_key, sent_at FROM tasks WHERE state = 'sent' AND project_id = ?"
+    return dict(db.execute(query, [project.id]))
+
+
+def _age_of_youngest(sent: Iterable[str], waited: float) -> float:
+    """Seconds since the last of these was sent; a clock that went back counts from our start."""
+    youngest = max(datetime.fromisoformat(text) for text in sent)
+    return max((datetime.now(UTC) - youngest).total_seconds(), waited)
+
+
+def _send_again(db: Database, keys: list[str]) -> None:
+    with writing(db):
+        db.conn.executemany(
+            "UPDATE tasks SET state = 'pending' WHERE task_key = ? AND state = 'sent'",
+            [(key,) for key in keys],
+        )
+
+
+def sweep(db: Database, studio: Studio, project: StudioProject, report: PushReport) -> None:
+    """Makes sure that each key has exactly one task on the server.
+
+    When the server counts as many tasks as it gave us ids, there is nothing to look for: that
+    is one small request. Otherwise all keys are listed; of duplicates the lowest id stays, the
+    others are deleted if nobody answered them.
+    """
+    if check_present(studio, project) != stored_count(db, project):
+        _sweep_by_listing(db, studio, project, report)
+    with writing(db):
+        db.execute(
+            "UPDATE tasks SET state = 'swept' WHERE state = 'stored' AND project_id = ?",
+            [project.id],
+        )
+
+
+def stored_count(db: Database, project: StudioProject) -> int:
+    """How many tasks of the project we know to be on the server."""
+    query = """SELECT count(*) FROM tasks
+        WHERE project_id = ? AND state IN ('stored', 'swept', 'conflict')"""
+    return int(db.execute(query, [project.id]).fetchone()[0])
+
+
+def _sweep_by_listing(
+    db: Database, studio: Studio, project: StudioProject, report: PushReport
+) -> None:
+    ours = dict(
+        db.execute(
+            """SELECT task_key, studio_id FROM tasks
+            WHERE project_id = ? AND state IN ('stored', 'swept', 'conflict')""",
+            [project.id],
+        )
+    )
+    there: dict[str, list[int]] = {}
+    for studio_id, key in studio.all_task_keys(project.studio_id).items():
+        if key in ours:
+            there.setdefault(key, []).append(studio_id)
+    doubled = [key for key, ids in there.items() if len(ids) > 1]
+    if doubled:
+        _resolve(db, studio, project, doubled, report)
+    report.gone += _mark_gone(db, [key for key in ours if key not in there])
+
+
+def _resolve(
+    db: Database, studio: Studio, project: StudioProject, keys: list[str], report: PushReport
+) -> None:
+    for key, refs in studio.tasks_by_key(project.studio_id, keys).items():
+        # An answered task is kept before an unanswered one, then the one that came first.
+        keep, *others = sorted(refs, key=lambda ref: (ref.n_annotations == 0, ref.id))
+        answered = [ref for ref in others if ref.n_annotations]
+        unanswered = [ref.id for ref in others if not ref.n_annotations]
+        studio.delete_tasks(project.studio_id, unanswered)
+        report.removed += len(unanswered)
+        _record_resolution(db, key, keep.id, [ref.id for ref in answered])
+        if answered:
+            report.conflicts.append(key)
+
+
+def _record_resolution(db: Database, key: str, keep: int, answered: list[int]) -> None:
+    problem = f"also answered as tasks {answered}" if answered else None
+    with writing(db):
+        db.execute(
+            "UPDATE tasks SET studio_id = ?, state = ?, problem = ? WHERE task_key = ?",
+            [keep, "conflict" if answered else "stored", problem, key],
+        )
+
+
+def _mark_gone(db: Database, keys: list[str]) -> int:
+    with writing(db):
+        db.conn.executemany(
+            """UPDATE tasks SET state = 'gone', problem = 'deleted on the server'
+            WHERE task_key = ?""",
+            [(key,) for key in keys],
+        )
+    return len(keys)
+
+
+def task_counts(db: Database) -> dict[str, int]:
+    """How many tasks are in each state."""
+    return dict(db.execute("SELECT state, count(*) FROM tasks GROUP BY state").fetchall())
+
+
+def picks_by_task_key(db: Database, keys: list[str]) -> dict[str, tuple[int, str]]:
+    """Task key -> (pick id, side order), for the keys that are ours."""
+    import json
+
+    query = """SELECT t.task_key, p.id, p.side_order FROM tasks t
+        JOIN picks p ON p.id = t.pick_id
+        WHERE t.task_key IN (SELECT value FROM json_each(?))"""
+    return {key: (pick, side) for key, pick, side in db.execute(query, [json.dumps(keys)])}
+
+
+def conflicts(db: Database) -> list[tuple[str, str]]:
+    """(task key, what is wrong) of tasks that exist twice with answers on both."""
+    query = "SELECT task_key, problem FROM tasks WHERE state = 'conflict' ORDER BY id"
+    return [(key, problem) for key, problem in db.execute(query)]

@@ -1,0 +1,98 @@
+"""Owner of the table projects: which project on which server belongs to this database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from annotator.errors import StudioError, StudioNotFound
+from annotator.store import now, writing
+from annotator.studio.screen import config_xml, screen_version
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+    from annotator.studio.client import Studio
+
+
+@dataclass(frozen=True)
+class StudioProject:
+    """A project on a server. `id` is ours, `studio_id` the server's."""
+
+    id: int
+    server: str
+    studio_id: int
+    mark: str
+    title: str
+    overlap: int
+    cursor: str | None
+
+
+_COLUMNS = "id, server, studio_id, mark, title, overlap, cursor"
+
+
+def projects_on(db: Database, server: str) -> list[StudioProject]:
+    """The projects that this database has made on that server."""
+    rows = db.execute(f"SELECT {_COLUMNS} FROM projects WHERE server = ? ORDER BY id", [server])  # noqa: S608
+    return [StudioProject(*row) for row in rows]
+
+
+def ensure_project(db: Database, studio: Studio, name: str, overlap: int) -> StudioProject:
+    """The project for this screen and overlap; made on the server when there is none.
+
+    The caller holds the server's lock. A creation whose answer was lost is found again by the
+    mark in the project's description. Raises StudioNotFound when the project was deleted on
+    the server or the server's data were wiped.
+    """
+    mark = _mark(db, overlap)
+    known = [project for project in projects_on(db, studio.url) if project.mark == mark]
+    if known:
+        check_present(studio, known[0])
+        return known[0]
+    title = name if overlap == 1 else f"{name} ({overlap} votes a pair)"
+    made = studio.find_project(mark) or studio.create_project(
+        title=title, mark=mark, config_xml=config_xml(), overlap=overlap
+    )
+    with writing(db):
+        db.execute(
+            """INSERT INTO projects (server, mark, studio_id, title, screen, overlap, created_at)
+            VALUES (?, ?, ?, ?, ?, ?, ?)""",
+            [studio.url, mark, made.id, title, screen_version(), overlap, now()],
+        )
+    return next(project for project in projects_on(db, studio.url) if project.mark == mark)
+
+
+def _mark(db: Database, overlap: int) -> str:
+    database_id = db.execute("SELECT value FROM meta WHERE key = 'database_id'").fetchone()[0]
+    return f"annotator:{database_id}:{screen_version()}:{overlap}"
+
+
+def check_present(studio: Studio, project: StudioProject) -> int:
+    """How many tasks the project has on the server; raises StudioNotFound when it is gone.
+
+    Project ids start again after a wipe, so the mark in the description is compared as well.
+    """
+    try:
+        found = studio.project(project.studio_id)
+    except StudioNotFound:
+        found = None
+    if found is None or project.mark not in found.description:
+        raise StudioNotFound(
+            f"project {project.studio_id} ({project.title}) is gone from {project.server}",
+            expected="the project that this database made there",
+            todo="restore the server's data; votes that were synced are safe in the database",
+        )
+    return found.n_tasks
+
+
+def project_of(db: Database, project_id: int) -> StudioProject:
+    """One project by our id."""
+    row = db.execute(f"SELECT {_COLUMNS} FROM projects WHERE id = ?", [project_id]).fetchone()  # noqa: S608
+    if row is None:
+        raise StudioError(f"no project {project_id} in the database")
+    return StudioProject(*row)
+
+
+def advance_cursor(db: Database, project_id: int, cursor: str) -> None:
+    """Remembers up to which `updated_at` votes were taken in; in the caller's transaction."""
+    db.execute("UPDATE projects SET cursor = ? WHERE id = ?", [cursor, project_id])

@@ -1,0 +1,114 @@
+"""From pool to batch: control arm, sides, order, seeds. Arrays only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from annotator.rounds.choose import balanced_sides, choose_batch, control_size
+from strategies import STRATEGIES, strategy_named
+from strategies.pool import Pool, PoolTooSmall, Selection, StrategyViolation
+
+
+def _pool(sizes: list[int], seed: int = 0) -> Pool:
+    """Prompts with these numbers of responses, vectors drawn on the unit sphere."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(sum(sizes), 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    prompts = np.repeat(np.arange(len(sizes)), sizes)
+    return Pool.of_responses(vectors, prompts)
+
+
+UNEVEN = [2, 5, 3, 2, 4, 7, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "expected"),
+    [(100, 0.15, 15), (3, 0.15, 1), (1, 0.15, 1), (10, 0.0, 0), (7, 0.5, 4), (10, 0.25, 2)],
+)
+def test_control_size(n: int, share: float, expected: int) -> None:
+    assert control_size(n, share) == expected
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_a_batch_is_distinct_eligible_and_mixed(name: str) -> None:
+    pool = _pool(UNEVEN)
+    pool = pool.without(np.array([0, 4, 5, 17]))
+    choice = choose_batch(pool, strategy_named(name), 20, 6, seed=3)
+    assert len(set(choice.positions.tolist())) == 20
+    assert pool.pair_eligible[choice.positions].all()
+    assert choice.control.sum() == 6
+    assert sorted(choice.draws[choice.control].tolist()) == list(range(6))
+    assert sorted(choice.draws[~choice.control].tolist()) == list(range(14))
+    np.testing.assert_allclose(choice.propensities[choice.control], 6 / pool.n_eligible)
+
+
+def test_sides_are_balanced_within_each_arm() -> None:
+    choice = choose_batch(_pool(UNEVEN), STRATEGIES["real-easy"], 24, 8, seed=1)
+    assert choice.left_is_a[choice.control].sum() == 4
+    assert choice.left_is_a[~choice.control].sum() == 8
+
+
+def test_an_odd_side_goes_either_way() -> None:
+    totals = {int(balanced_sides(5, np.random.default_rng(s)).sum()) for s in range(20)}
+    assert totals == {2, 3}
+
+
+def test_the_same_seed_is_the_same_batch_and_another_is_not() -> None:
+    pool = _pool(UNEVEN)
+    one, same, other = (
+        choose_batch(pool, STRATEGIES["real-easy"], 15, 5, seed=s) for s in (8, 8, 9)
+    )
+    np.testing.assert_array_equal(one.positions, same.positions)
+    np.testing.assert_array_equal(one.left_is_a, same.left_is_a)
+    assert one.positions.tolist() != other.positions.tolist()
+
+
+def test_another_strategy_leaves_the_control_draw_as_it_was() -> None:
+    pool = _pool(UNEVEN)
+    draws = []
+    for name in ("real-easy", "real-hard", "random"):
+        choice = choose_batch(pool, STRATEGIES[name], 15, 5, seed=8)
+        draws.append(set(choice.positions[choice.control].tolist()))
+    assert draws[0] == draws[1] == draws[2]
+
+
+def test_control_is_uniform_over_the_whole_pool() -> None:
+    """Also over pairs that the strategy wants: each pair as often as any other."""
+    pool = _pool([4, 3, 2])  # 10 pairs
+    counts = np.zeros(10)
+    repeats = 4000
+    for seed in range(repeats):
+        choice = choose_batch(pool, STRATEGIES["real-easy-ranked"], 4, 2, seed)
+        counts[choice.positions[choice.control]] += 1
+    # A binomial with p = 0.2 has standard deviation 25.3 here: five of them on either side.
+    assert np.abs(counts - repeats * 0.2).max() < 5 * np.sqrt(repeats * 0.2 * 0.8)
+
+
+def test_order_does_not_give_the_arm_away() -> None:
+    first_half = 0
+    for seed in range(400):
+        choice = choose_batch(_pool(UNEVEN), STRATEGIES["real-easy"], 20, 4, seed)
+        first_half += int(choice.control[:10].sum())
+    assert abs(first_half - 800) < 5 * np.sqrt(400 * 4 * 0.25)
+
+
+def test_a_batch_larger_than_the_pool_is_refused_with_both_numbers() -> None:
+    with pytest.raises(PoolTooSmall) as caught:
+        choose_batch(_pool([2, 2]), STRATEGIES["real-easy"], 3, 1, seed=0)
+    assert (caught.value.asked, caught.value.eligible) == (3, 2)
+
+
+def test_the_whole_pool_can_be_asked_for() -> None:
+    choice = choose_batch(_pool([2, 3]), STRATEGIES["real-hard"], 4, 1, seed=0)
+    assert sorted(choice.positions.tolist()) == [0, 1, 2, 3]
+
+
+def test_a_strategy_that_repeats_a_position_is_caught() -> None:
+    def twice(pool: Pool, n: int, rng: np.random.Generator) -> Selection:
+        same: NDArray[np.int64] = np.zeros(n, dtype=np.int64)
+        return Selection(same, np.zeros(n), np.full(n, np.nan))
+
+    with pytest.raises(StrategyViolation):
+        choose_batch(_pool(UNEVEN), twice, 5, 1, seed=0)
