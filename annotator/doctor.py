@@ -110,15 +110,16 @@ def _studio(settings: Settings) -> Iterator[Finding]:
     from annotator.studio.connect import connect
 
     try:
-        studio = connect(settings.studio.url)
-        server = studio.server()
-        person = studio.whoami()
+        with connect(settings.studio.url) as studio:
+            server = studio.server()
+            person = studio.whoami()
+            pushing = _run("push", lambda: _can_push(studio))
     except AnnotatorError as error:
         yield Finding("Label Studio", False, error.found, error.todo)
         return
     yield Finding("Label Studio", True, f"{server.version} ({server.edition}) at {studio.url}")
     yield Finding("token", True, f"{server.token_kind}, of {person.email or person.name}")
-    yield _run("push", lambda: _can_push(studio))
+    yield pushing
 
 
 def _can_push(studio: Studio) -> str:

@@ -40,7 +40,7 @@ def _saving(n_control: int) -> str:
 
 
 def _next(report: dict[str, Any]) -> str:
-    waiting = report["tasks"].get("pending", 0) + report["tasks"].get("sent", 0)
+    waiting = sum(report["tasks"].get(state, 0) for state in ("pending", "sent", "stored"))
     if not report["candidates"]["pairs"]:
         return "annotator import FILE"
     if waiting:

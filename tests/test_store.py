@@ -78,7 +78,7 @@ def next_migration() -> object:
 
 def _old_database_with_rows(path: Path) -> None:
     """As the release before `next_migration` left it."""
-    db = database_module._connect(path, readonly=False)
+    db = database_module.connect(path, readonly=False)
     migrate(db, path, stop_before="m999_next")
     with writing(db):
         db.execute("INSERT INTO imports VALUES (1, 'f', 'd', 'native', '', NULL)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,15 +88,22 @@ class _Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         first, *rest = self.message.split("\n")
-        click.echo(click.style("error: ", fg="red") + first, err=True)
+        # The context, which says whether to colour, is closed by now.
+        click.echo(click.style("error: ", fg="red") + first, err=True, color=_colour())
         for line in rest:
             click.echo(f"  {line}", err=True)
 
 
+def _colour() -> bool | None:
+    """False where NO_COLOR asks for none, which click leaves to us; None: a terminal decides."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
 class AnnotatorGroup(click.Group):
-    """The command group that turns our errors into a message and an exit code."""
+    """The command group that turns our errors and Ctrl-C into a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        ctx.color = _colour()
         try:
             return super().invoke(ctx)
         except AnnotatorError as error:
@@ -104,6 +112,9 @@ class AnnotatorGroup(click.Group):
             from annotator.store.database import as_store_error
 
             raise _Failure(as_store_error(error), 1) from error
+        except KeyboardInterrupt:
+            click.echo("\nstopped; the same command goes on from here", err=True)
+            raise click.exceptions.Exit(130) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:

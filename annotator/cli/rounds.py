@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from annotator.cli.base import (
 if TYPE_CHECKING:
     from annotator.rounds.batch import Batch
     from annotator.rounds.sync import SyncReport
+    from annotator.studio.client import Studio
     from annotator.studio.outbox import PushReport
 
 PREVIEW_PAIRS = 8
@@ -97,9 +98,11 @@ def next_batch(
     """
     from annotator.rounds.batch import BatchRequest, choose_and_record
 
-    with open_project(project_dir) as project:
+    sending = resume or not (dry_run or no_push)
+    # A missing key or address is found before choosing.
+    with open_project(project_dir) as project, _server(project, sending) as studio:
         if resume:
-            _report_push(project, None, _push(project), as_json)
+            _push_and_report(project, None, studio, as_json)
             return
         defaults = project.settings.round
         request = BatchRequest(
@@ -109,9 +112,6 @@ def next_batch(
             overlap=overlap or defaults.overlap,
             seed=seed,
         )
-        sending = not (dry_run or no_push)
-        if sending:
-            _studio(project)  # a wrong key or a server that is down is found before choosing
         encoder_id = _embed_first(project)
         batch = choose_and_record(
             project.db, project.database_path, encoder_id, request, dry_run=dry_run
@@ -119,10 +119,14 @@ def next_batch(
         if dry_run:
             _report_dry_run(project, batch, as_json)
         else:
-            _report_push(project, batch, _push(project) if sending else None, as_json)
+            _push_and_report(project, batch, studio, as_json)
 
 
-def _studio(project: Project) -> Any:
+def _server(project: Project, wanted: bool) -> AbstractContextManager[Studio | None]:
+    return _connected(project) if wanted else nullcontext()
+
+
+def _connected(project: Project) -> Studio:
     from annotator.studio.connect import connect
 
     return connect(project.settings.studio.url)
@@ -137,7 +141,7 @@ def _embed_first(project: Project) -> int:
     ).encoder_id
 
 
-def _push(project: Project) -> PushReport:
+def _push(project: Project, studio: Studio) -> PushReport:
     from annotator.progress import progress_bar
     from annotator.rounds.batch import push_waiting
     from annotator.studio.outbox import unsent_picks
@@ -146,7 +150,7 @@ def _push(project: Project) -> PushReport:
     with progress_bar(total=waiting, what="push", unit="tasks") as advance:
         return push_waiting(
             project.db,
-            _studio(project),
+            studio,
             project.settings.project.name,
             grace_seconds=project.settings.studio.grace_seconds,
             on_stored=advance,
@@ -237,9 +241,10 @@ def _preview(project: Project, batch: Batch) -> None:
         click.echo(f"  … and {len(batch.picks) - len(first):,} more")
 
 
-def _report_push(
-    project: Project, batch: Batch | None, report: PushReport | None, as_json: bool
+def _push_and_report(
+    project: Project, batch: Batch | None, studio: Studio | None, as_json: bool
 ) -> None:
+    report = None if studio is None else _push(project, studio)
     pushed = (
         None
         if report is None
@@ -252,7 +257,7 @@ def _report_push(
             "seconds": round(report.seconds, 3),
         }
     )
-    links = _links(project) if report is not None else []
+    links = [] if studio is None else _links(project, studio)
     if as_json:
         echo_json({**(_head(batch) if batch else {}), "pushed": pushed, "label_at": links})
         return
@@ -279,10 +284,9 @@ def _push_rows(report: PushReport) -> list[tuple[str, object]]:
     return rows
 
 
-def _links(project: Project) -> list[str]:
+def _links(project: Project, studio: Studio) -> list[str]:
     from annotator.studio.projects import projects_on
 
-    studio = _studio(project)
     return [
         f"{studio.url}/projects/{p.studio_id}/data?labeling=1"
         for p in projects_on(project.db, studio.url)
@@ -314,19 +318,30 @@ def sync(watch: bool, every: float, as_json: bool, project_dir: Path | None) -> 
     Answers that cannot be counted (unknown task, broken result) are kept as they came, listed,
     and never counted; the exit status is then 3.
     """
+    with open_project(project_dir) as project, _connected(project) as studio:
+        if watch:
+            _keep_syncing(project, studio, every, as_json)
+        else:
+            report = _sync_once(project, studio)
+            _report_sync(project, report, as_json)
+            _refuse_rejected(report)
+
+
+def _keep_syncing(project: Project, studio: Studio, every: float, as_json: bool) -> None:
+    """Until Ctrl-C, which is how it is meant to end."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            report = _sync_once(project, studio)
+            if report.counts.total:
+                _report_sync(project, report, as_json)
+            time.sleep(every)
+
+
+def _sync_once(project: Project, studio: Studio) -> SyncReport:
     from annotator.rounds.sync import sync as sync_once
 
-    with open_project(project_dir) as project:
-        studio = _studio(project)
-        while True:
-            with _counting() as on_tasks:
-                report = sync_once(project.db, studio, on_tasks=on_tasks)
-            if not watch or report.counts.total:
-                _report_sync(project, report, as_json)
-            if not watch:
-                break
-            time.sleep(every)
-        _refuse_rejected(report)
+    with _counting() as on_tasks:
+        return sync_once(project.db, studio, on_tasks=on_tasks)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -102,12 +103,13 @@ def _round(
     defaults = settings.round
     request = BatchRequest(BATCH, defaults.strategy, defaults.control, defaults.overlap)
     batch = choose_and_record(db, path, encoder_id, request, dry_run=False)
-    pushed = push_waiting(
-        db,
-        Studio(running.url, running.token),
-        settings.project.name,
-        grace_seconds=settings.studio.grace_seconds,
-    )
+    with Studio(running.url, running.token) as studio:
+        pushed = push_waiting(
+            db,
+            studio,
+            settings.project.name,
+            grace_seconds=settings.studio.grace_seconds,
+        )
     say(
         f"round {batch.round_id}: {batch.head.n_acquired} pairs by {batch.head.strategy}, "
         f"{batch.head.n_control} at random; {pushed.stored} tasks sent"
@@ -120,9 +122,10 @@ def _play(db: Database, running: RunningStudio, say: Say) -> int:
     local = LocalStudio(running.home)
     local.add_people(list(ROBOTS))
     tokens = {person.name: person.token for person in local.people()}
-    robots = [Studio(running.url, tokens[name]) for name in ROBOTS]
-    n = answer_all(robots, _open_tasks(db), np.random.default_rng(len(round_counts(db))))
-    report = sync(db, Studio(running.url, running.token))
+    with ExitStack() as stack:
+        robots = [stack.enter_context(Studio(running.url, tokens[name])) for name in ROBOTS]
+        n = answer_all(robots, _open_tasks(db), np.random.default_rng(len(round_counts(db))))
+        report = sync(db, stack.enter_context(Studio(running.url, running.token)))
     say(f"  {n} answers SIMULATED by {' and '.join(ROBOTS)}, {report.counts.votes} votes synced")
     return n
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotator.errors import StudioError
@@ -24,7 +25,7 @@ from annotator.labels.votes import (
     record_annotators,
     record_votes,
 )
-from annotator.store import writing
+from annotator.store import hold_lock, writing
 from annotator.studio.outbox import PushReport, picks_by_task_key, stored_count, sweep
 from annotator.studio.projects import StudioProject, advance_cursor, check_present, projects_on
 from annotator.studio.screen import BrokenAnswer, read_answer, to_pair_frame
@@ -51,12 +52,22 @@ class SyncReport:
 def sync(
     db: Database, studio: Studio, *, on_tasks: Callable[[int], object] = lambda n: None
 ) -> SyncReport:
-    """New, edited, skipped and deleted annotations of all our projects on this server."""
+    """New, edited, skipped and deleted annotations of all our projects on this server.
+
+    One process at a time: what was read earlier must not be written later, or an old state of
+    an annotation would pass for its newest.
+    """
     report = SyncReport()
-    for project in projects_on(db, studio.url):
-        _look_for_lost_tasks(db, studio, project, report)
-        _sync_project(db, studio, project, report, on_tasks)
+    with hold_lock(_lock_path(db), "a sync"):
+        for project in projects_on(db, studio.url):
+            _look_for_lost_tasks(db, studio, project, report)
+            _sync_project(db, studio, project, report, on_tasks)
     return report
+
+
+def _lock_path(db: Database) -> Path:
+    path = Path(db.execute("PRAGMA database_list").fetchone()[2])
+    return path.with_name(f"{path.name}.sync.lock")
 
 
 def _look_for_lost_tasks(
@@ -100,7 +111,8 @@ def _cursor(tasks: list[ChangedTask], seen_by: str | None) -> str | None:
     """How far the pass has come with these tasks, which are in the order of their changes."""
     if not tasks:
         return None
-    last = datetime.fromisoformat(tasks[-1].updated_at)
+    # Just before the last one: others of the same microsecond may still be to come.
+    last = datetime.fromisoformat(tasks[-1].updated_at) - timedelta(microseconds=1)
     if seen_by is None:
         return _stamp(last - timedelta(seconds=OVERLAP_SECONDS))
     return _stamp(min(last, datetime.fromisoformat(seen_by)))

@@ -1,4 +1,4 @@
-"""Opening the database, writing to it, and turning SQLite's errors into ours."""
+"""Connections to the database, writing through them, and SQLite's errors as ours."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annotator.errors import DamagedDatabase, NewerSchema, NotOurDatabase, StoreBusy, StoreError
+from annotator.errors import DamagedDatabase, NewerSchema, StoreBusy, StoreError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x616E6E6F  # "anno", so that another program's file is recognised as foreign
 BUSY_SECONDS = 30.0
-# quick_check reads the whole file: at every start it is free below this size, above it
-# `annotator doctor` does it on request.
-QUICK_CHECK_BYTES = 32 * 1024 * 1024
 PAGE_BYTES = 16384  # texts of 1-3 kB waste a quarter of a 4 kB page
 
 
@@ -27,45 +24,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def open_db(path: Path, *, create: bool = False) -> Database:
-    """A database that is migrated and ready: WAL, foreign keys on, full synchronisation.
-
-    With `create` an absent file is made, without it an absent file is an error. Raises
-    NotOurDatabase, NewerSchema, DamagedDatabase, StoreBusy or StoreError.
-    """
-    from annotator.store.migrations import migrate
-
-    if not create and not path.exists():
-        raise StoreError(
-            f"there is no database at {path}",
-            expected="a project made by `annotator init`",
-            todo="run `annotator init`, or go to the project's folder, or pass --project DIR",
-        )
-    with store_errors(path):
-        db = _connect(path, readonly=False)
-        try:
-            _check_ours(db, path)
-            migrate(db, path)
-            _check_health(db, path)
-        except BaseException:
-            db.close()
-            raise
-    return db
-
-
-def open_readonly(path: Path) -> Database:
-    """The database for reading only; never migrated, never written, safe beside any writer."""
-    with store_errors(path):
-        db = _connect(path, readonly=True)
-        try:
-            _check_ours(db, path)
-        except BaseException:
-            db.close()
-            raise
-    return db
-
-
-def _connect(path: Path, *, readonly: bool) -> Database:
+def connect(path: Path, *, readonly: bool) -> Database:
     from sqlite_utils import Database
 
     uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rwc'}"
@@ -76,35 +35,19 @@ def _connect(path: Path, *, readonly: bool) -> Database:
     db.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
     db.execute("PRAGMA foreign_keys=ON")
     if not readonly:
-        if _is_blank(db):
+        if is_blank(db):
             db.execute(f"PRAGMA page_size={PAGE_BYTES}")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
     return db
 
 
-def _pragma(db: Database, name: str) -> int:
+def pragma(db: Database, name: str) -> int:
     return int(db.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _is_blank(db: Database) -> bool:
-    return _pragma(db, "schema_version") == 0
-
-
-def _check_ours(db: Database, path: Path) -> None:
-    if _pragma(db, "application_id") == APPLICATION_ID or _is_blank(db):
-        return
-    raise NotOurDatabase(
-        f"{path} is an SQLite file of another program",
-        expected="a database made by annotator, or a path where none is",
-        todo="choose another path in annotator.toml under [project] database",
-    )
-
-
-def _check_health(db: Database, path: Path) -> None:
-    if path.stat().st_size > QUICK_CHECK_BYTES:
-        return
-    check_integrity(db, path, thorough=False)
+def is_blank(db: Database) -> bool:
+    return pragma(db, "schema_version") == 0
 
 
 def check_integrity(db: Database, path: Path, *, thorough: bool) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,32 +15,47 @@ POLL_SECONDS = 0.05
 
 
 @contextmanager
-def hold_lock(path: Path, what: str, *, wait_seconds: float = 600.0) -> Iterator[None]:
-    """The named lock, held by this process alone until the block ends.
+def hold_lock(
+    path: Path,
+    what: str,
+    *,
+    wait_seconds: float = 600.0,
+    on_wait: Callable[[], object] = lambda: None,
+) -> Iterator[int]:
+    """The named lock, held by this process alone until the block ends; gives its descriptor.
 
-    The kernel frees it when the process dies, even by kill -9, so there is never a stale lock
-    to remove. Raises StoreBusy after `wait_seconds`.
+    Calls `on_wait` once when another holder has to be waited for. The kernel frees the lock when
+    its holder dies, even by kill -9, so there is never a stale lock to remove. A child that is
+    handed the descriptor keeps the lock past its parent's death. Raises StoreBusy after
+    `wait_seconds`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        _acquire(handle.fileno(), path, what, wait_seconds)
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not _taken(descriptor):
+            on_wait()
+            _wait(descriptor, path, what, wait_seconds)
+        yield descriptor
+    finally:
+        # Closed, not unlocked: unlocking would also take the lock from a child that shares it.
+        os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path, what: str, wait_seconds: float) -> None:
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(descriptor: int, path: Path, what: str, wait_seconds: float) -> None:
     deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise StoreBusy(
-                    f"another process has been busy with {what} for over {wait_seconds:.0f} s",
-                    expected=f"the lock {path} to become free",
-                    todo="wait for that process or stop it, then try again",
-                ) from None
-            time.sleep(POLL_SECONDS)
+    while not _taken(descriptor):
+        if time.monotonic() > deadline:
+            raise StoreBusy(
+                f"another process has been busy with {what} for over {wait_seconds:.0f} s",
+                expected=f"the lock {path} to become free",
+                todo="wait for that process or stop it, then try again",
+            )
+        time.sleep(POLL_SECONDS)

@@ -25,16 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from annotator.errors import LocalStudioError
+from annotator.store.locks import hold_lock
 from annotator.studio import local_http
 from annotator.studio.local_command import init_command, server_environ, start_command
 from annotator.studio.local_environment import (
+    INSTALL_WAIT_SECONDS,
     LABEL_STUDIO_VERSION,
     elapsed,
     ensure,
     installed_version,
     last_lines,
 )
-from annotator.studio.local_lock import held
 from annotator.studio.local_people import (
     ANNOTATOR,
     FIRST_PEOPLE,
@@ -257,7 +258,12 @@ class LocalStudio:
         message = "another `annotator studio` command is at work; waiting"
         with (
             _disk_errors_named(self.home),
-            held(self.home / "lock", lambda: progress(message)) as lock,
+            hold_lock(
+                self.home / "lock",
+                "`annotator studio`",
+                wait_seconds=2 * self.start_seconds + INSTALL_WAIT_SECONDS,
+                on_wait=lambda: progress(message),
+            ) as lock,
         ):
             yield lock
 

@@ -15,10 +15,11 @@ from importlib import resources
 from pathlib import Path
 
 from annotator.errors import LocalStudioError
-from annotator.studio.local_lock import held
+from annotator.store.locks import hold_lock
 from annotator.studio.local_process import run_to_end
 
 LABEL_STUDIO_VERSION = "1.23.2"
+INSTALL_WAIT_SECONDS = 3600.0
 
 _CONSTRAINTS = "server-constraints.txt"
 _UNFINISHED = ".annotator-install-unfinished"
@@ -44,7 +45,13 @@ def ensure(environment: Path, progress: Callable[[str], None]) -> None:
         return
     environment.parent.mkdir(parents=True, exist_ok=True)
     lock = environment.with_name(f"{environment.name}.lock")
-    with held(lock, lambda: progress("another process is installing Label Studio; waiting")) as fd:
+    what = "installing Label Studio"
+    with hold_lock(
+        lock,
+        what,
+        wait_seconds=INSTALL_WAIT_SECONDS,
+        on_wait=lambda: progress(f"another process is {what}; waiting"),
+    ) as fd:
         if not is_ready(environment):
             _install(environment, fd, progress)
 

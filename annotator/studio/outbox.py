@@ -67,10 +67,10 @@ def queue_tasks(db: Database, task_keys: list[tuple[int, str]]) -> None:
 
 
 def unsent_picks(db: Database) -> dict[int, list[int]]:
-    """Overlap -> ids of picks whose task is not known to be on the server."""
+    """Overlap -> ids of picks whose push is not over: not sent, not answered or not swept."""
     rows = db.execute(
         """SELECT r.overlap, t.pick_id FROM tasks t JOIN picks p ON p.id = t.pick_id
-        JOIN rounds r ON r.id = p.round_id WHERE t.state IN ('pending', 'sent')
+        JOIN rounds r ON r.id = p.round_id WHERE t.state IN ('pending', 'sent', 'stored')
         ORDER BY p.round_id, p.place"""
     )
     waiting: dict[int, list[int]] = {}
@@ -221,10 +221,10 @@ def sweep(db: Database, studio: Studio, project: StudioProject, report: PushRepo
     """Makes sure that each key has exactly one task on the server.
 
     When the server counts as many tasks as it gave us ids, there is nothing to look for: that
-    is one small request. Otherwise all keys are listed; of duplicates the lowest id stays, the
-    others are deleted if nobody answered them.
+    is one small request. Otherwise, or where a conflict was open, all keys are listed; of
+    duplicates the lowest id stays, the others are deleted if nobody answered them.
     """
-    if check_present(studio, project) != stored_count(db, project):
+    if check_present(studio, project) != stored_count(db, project) or conflicts(db):
         _sweep_by_listing(db, studio, project, report)
     with writing(db):
         db.execute(
@@ -257,7 +257,18 @@ def _sweep_by_listing(
     doubled = [key for key, ids in there.items() if len(ids) > 1]
     if doubled:
         _resolve(db, studio, project, doubled, report)
+    _record_single(db, {key: ids[0] for key, ids in there.items() if len(ids) == 1})
     report.gone += _mark_gone(db, [key for key in ours if key not in there])
+
+
+def _record_single(db: Database, ids_by_key: dict[str, int]) -> None:
+    """The only task with a key is the pair's, even where a person deleted the one we knew."""
+    with writing(db):
+        db.conn.executemany(
+            """UPDATE tasks SET studio_id = ?1, state = 'stored', problem = NULL
+            WHERE task_key = ?2 AND (studio_id <> ?1 OR state = 'conflict')""",
+            [(studio_id, key) for key, studio_id in ids_by_key.items()],
+        )
 
 
 def _resolve(
