@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import termios
@@ -482,3 +483,25 @@ def test_ctrl_c_elsewhere_is_130_and_the_command_goes_on_later(
     assert "the same command goes on from here" in err and "Traceback" not in err
     assert table_counts(project)["picks"] == 4
     server.faults.store_delay = 0.0
+
+
+def test_watching_waits_for_a_server_that_is_away(
+    project: Path, server: FakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so and goes on, and Ctrl-C still ends it well."""
+    done("next-batch", "-n", "4")
+    away = "http://127.0.0.1:9"
+    with sqlite3.connect(project / "annotator.db") as raw:
+        raw.execute("UPDATE projects SET server = ?", [away])
+    monkeypatch.setenv("LABEL_STUDIO_URL", away)
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "annotator", "sync", "--watch", "--every", "1"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watch.stderr is not None
+    assert "trying again in 1 s" in watch.stderr.readline()
+    watch.send_signal(signal.SIGINT)
+    assert watch.wait(timeout=60) == 0
+    watch.stderr.close()

@@ -39,6 +39,8 @@ from tests.pushed_world import (
 from tests.small_world import add_round
 
 OVERLAP = timedelta(seconds=sync_module.OVERLAP_SECONDS)
+# A server that is busy holds a change back this long between stamping and committing it.
+LATE = timedelta(seconds=15)
 
 
 @pytest.fixture(scope="module", params=BOTH_SERVERS)
@@ -204,7 +206,7 @@ BROKEN = {
     "unknown control": [GOOD | {"from_name": "verdict"}],
     "other text": [GOOD | {"to_name": "right"}],
     "other type": [GOOD | {"type": "rating"}],
-    "no value": [{name: what for name, what in GOOD.items() if name != "value"}],
+    "no value": [GOOD | {"value": {}}],
     "unknown beside known": [GOOD, GOOD | {"from_name": "more"}],
 }
 
@@ -326,7 +328,7 @@ class TestLateChanges:
         faked.submit(ids[0], answer_result("tie"))
         assert counted(sync(db, faked)) == {"votes": 1}
         late = faked.submit(ids[1], answer_result("both_bad"))
-        backdate(fake, late, datetime.now(UTC) - OVERLAP / 2)
+        backdate(fake, late, datetime.now(UTC) - LATE)
         assert counted(sync(db, faked)) == {"votes": 1}
         assert current(db) == [(0, "vote", "tie"), (1, "vote", "both_bad")]
 
@@ -361,7 +363,7 @@ class TestLateChanges:
         behind = datetime.now(UTC) + shift - datetime.fromisoformat(cursor)
         assert OVERLAP <= behind < OVERLAP + timedelta(minutes=5)
         late = faked.submit(ids[1], answer_result("both_bad"))
-        backdate(fake, late, datetime.now(UTC) + shift - OVERLAP / 2)
+        backdate(fake, late, datetime.now(UTC) + shift - LATE)
         assert counted(sync(db, faked)) == {"votes": 1}
 
     def test_a_server_that_tells_no_time(
@@ -380,7 +382,7 @@ class TestLateChanges:
             datetime.strptime(newest, FORMAT).replace(tzinfo=UTC) - OVERLAP
         )
         late = faked.submit(ids[1], answer_result("both_bad"))
-        backdate(fake, late, datetime.now(UTC) - OVERLAP / 2)
+        backdate(fake, late, datetime.now(UTC) - LATE)
         assert counted(sync(db, faked)) == {"votes": 1}
         assert counted(sync(db, faked)) == {}
 
@@ -412,6 +414,16 @@ class TestLateChanges:
         assert counted(sync(db, faked)) == {"edits": 1}
         assert current(db) == [(0, "vote", "tie")]
         assert rejected_answers(db) == []
+
+    def test_back_to_an_earlier_state(self, db: Database, fake: FakeStudio, faked: Studio) -> None:
+        """The task's key is lost and put back; the annotation was never touched."""
+        task = fake.tasks[studio_ids(db)[0]]
+        faked.submit(task["id"], answer_result("tie"))
+        for key in (task["data"]["task_key"], "lost", task["data"]["task_key"]):
+            task["data"]["task_key"] = key
+            task["updated_at"] = fake.tick()
+            sync(db, faked)
+        assert current(db) == [(0, "vote", "tie")]
 
     def test_a_deletion_while_pages_are_read(
         self, db: Database, fake: FakeStudio, faked: Studio, monkeypatch: pytest.MonkeyPatch

@@ -142,20 +142,28 @@ def _embed_first(project: Project) -> int:
 
 
 def _push(project: Project, studio: Studio) -> PushReport:
+    from annotator.errors import StudioError
     from annotator.progress import progress_bar
     from annotator.rounds.batch import push_waiting
     from annotator.studio.outbox import unsent_picks
 
     waiting = sum(len(picks) for picks in unsent_picks(project.db).values())
-    with progress_bar(total=waiting, what="push", unit="tasks") as advance:
-        return push_waiting(
-            project.db,
-            studio,
-            project.settings.project.name,
-            grace_seconds=project.settings.studio.grace_seconds,
-            on_stored=advance,
-            on_wait=_waiting_notice(),
-        )
+    try:
+        with progress_bar(total=waiting, what="push", unit="tasks") as advance:
+            return push_waiting(
+                project.db,
+                studio,
+                project.settings.project.name,
+                grace_seconds=project.settings.studio.grace_seconds,
+                on_stored=advance,
+                on_wait=_waiting_notice(),
+            )
+    except StudioError as error:
+        error.todo = f"{error.todo}; {_RECORDED}" if error.todo else _RECORDED
+        raise
+
+
+_RECORDED = "the batch is recorded, and `annotator next-batch --resume` sends what is left of it"
 
 
 def _waiting_notice() -> Any:
@@ -328,12 +336,18 @@ def sync(watch: bool, every: float, as_json: bool, project_dir: Path | None) -> 
 
 
 def _keep_syncing(project: Project, studio: Studio, every: float, as_json: bool) -> None:
-    """Until Ctrl-C, which is how it is meant to end."""
+    """Until Ctrl-C, which is how it is meant to end; a server that restarts is waited for."""
+    from annotator.errors import StoreBusy, StudioFailed, StudioUnreachable
+
     with suppress(KeyboardInterrupt):
         while True:
-            report = _sync_once(project, studio)
-            if report.counts.total:
-                _report_sync(project, report, as_json)
+            try:
+                report = _sync_once(project, studio)
+            except (StudioUnreachable, StudioFailed, StoreBusy) as error:
+                click.echo(f"{error.found}; trying again in {every:.0f} s", err=True)
+            else:
+                if report.counts.total:
+                    _report_sync(project, report, as_json)
             time.sleep(every)
 
 

@@ -81,26 +81,27 @@ def known_annotations(
     return {row[0]: Known(*row) for row in rows}
 
 
-# Not INSERT OR IGNORE, which would pass over a broken CHECK in silence.
 _VOTE = """INSERT INTO votes (project_id, annotation_id, studio_task_id, pick_id,
     annotator_id, status, grade, confidence, rationale, seconds, prefilled, reason, updated_at,
-    seen_at, raw) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (project_id, annotation_id, updated_at, status) DO NOTHING"""
+    seen_at, raw) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 
 def record_votes(
     db: Database, project_id: int, votes: list[Vote], known: dict[int, Known]
 ) -> VoteCounts:
-    """Writes what is new, in the caller's transaction; the same state twice is one row."""
+    """Writes what differs from the newest state that is known, in the caller's transaction.
+
+    `known` was read in the same transaction. An annotation may come back to an earlier state,
+    as after the restore of a backup: that is a new row too.
+    """
     counts = VoteCounts()
     seen_at = now()
     for vote in votes:
         before = known.get(vote.annotation_id)
         if before and (before.updated_at, before.status) == (vote.updated_at, vote.status):
             continue
-        added = db.execute(_VOTE, [project_id, *_row(vote, seen_at)]).rowcount
-        if added:
-            _count(counts, vote.status, edited=before is not None)
+        db.execute(_VOTE, [project_id, *_row(vote, seen_at)])
+        _count(counts, vote.status, edited=before is not None)
     return counts
 
 

@@ -134,13 +134,12 @@ def _take_in(
     _meet_annotators(db, studio, tasks)
     picks = picks_by_task_key(db, [task.key for task in tasks if task.key])
     people = annotator_ids(db, studio.url)
-    known = known_annotations(db, project.id, [task.id for task in tasks])
     votes = [
         _read(annotation, task, picks, people) for task in tasks for annotation in task.annotations
     ]
-    votes += _deleted(known, votes)
     with writing(db):
-        new = record_votes(db, project.id, votes, known)
+        known = known_annotations(db, project.id, [task.id for task in tasks])
+        new = record_votes(db, project.id, votes + _deleted(known, votes), known)
         if cursor is not None:
             advance_cursor(db, project.id, cursor)
     report.tasks_changed += len(tasks)

@@ -251,9 +251,9 @@ CREATE TABLE votes (
   raw TEXT NOT NULL,                 -- JSON as it came
   CHECK ((status = 'vote') = (grade IS NOT NULL)),
   CHECK (status IN ('deleted', 'rejected') OR
-    (pick_id IS NOT NULL AND annotator_id IS NOT NULL)),
-  UNIQUE (project_id, annotation_id, updated_at, status)
+    (pick_id IS NOT NULL AND annotator_id IS NOT NULL))
 );
+CREATE INDEX votes_annotation ON votes(project_id, annotation_id);
 CREATE INDEX votes_pick ON votes(pick_id);
 CREATE INDEX votes_task ON votes(project_id, studio_task_id);
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from annotator.studio.client import Studio, TaskRef
 
-TASKS_PER_IMPORT = 5_000
+TASKS_PER_IMPORT = 10_000
 SETTLE_POLL_SECONDS = 2.0
 
 # (task_key, payload) of the rows asked for; the caller knows texts and sides, we do not.
