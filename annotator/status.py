@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from annotator.candidates.catalog import count_candidates
 from annotator.labels.votes import vote_counts
-from annotator.rounds.picks import arm_counts, control_votes, round_counts
+from annotator.rounds.picks import (
+    arm_counts,
+    arm_progress,
+    control_votes,
+    pairs_picked,
+    round_counts,
+)
 from annotator.signals.embeddings import vector_counts
 from annotator.studio.outbox import conflicts, task_counts
+from annotator.studio.projects import StudioProject, living_projects
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -24,13 +31,24 @@ def project_status(db: Database) -> dict[str, Any]:
         "vectors": vector_counts(db),
         "rounds": len(round_counts(db)),
         "picks": arm_counts(db),
+        "arms": arm_progress(db),
         "tasks": task_counts(db),
         "conflicts": conflicts(db),
         "votes": vote_counts(db),
     }
+    report["pairs_left"] = report["candidates"]["pairs"] - pairs_picked(db)
+    report["labelling"] = [_labelling(project) for project in living_projects(db)]
     report["saving"] = _saving(control_votes(db))
     report["next"] = _next(report)
     return report
+
+
+def _labelling(project: StudioProject) -> dict[str, Any]:
+    return {
+        "title": project.title,
+        "overlap": project.overlap,
+        "url": f"{project.server}/projects/{project.studio_id}/data?labeling=1",
+    }
 
 
 def _saving(n_control: int) -> str:
@@ -45,7 +63,8 @@ def _next(report: dict[str, Any]) -> str:
         return "annotator import FILE"
     if waiting:
         return "annotator next-batch --resume"
-    answered = report["votes"]["pairs_voted"]
-    if sum(report["picks"].values()) > answered:
+    if any(arm["open"] for arm in report["arms"].values()):
         return "label in Label Studio, then annotator sync"
+    if not report["pairs_left"]:
+        return "every pair has been chosen; import more: annotator import FILE"
     return "annotator next-batch"

@@ -44,6 +44,18 @@ def test_a_batch_is_distinct_eligible_and_mixed(name: str) -> None:
     np.testing.assert_allclose(choice.propensities[choice.control], 6 / pool.n_eligible)
 
 
+def test_propensities_are_those_of_the_whole_round() -> None:
+    """Counted: how often each pair is acquired by `random`, over many seeds."""
+    pool = _pool([4, 3, 2])  # 10 pairs
+    acquired = np.zeros(10)
+    repeats = 4000
+    for seed in range(repeats):
+        choice = choose_batch(pool, STRATEGIES["random"], 7, 3, seed)
+        acquired[choice.positions[~choice.control]] += 1
+        np.testing.assert_allclose(choice.propensities[~choice.control], 0.4)
+    assert np.abs(acquired - repeats * 0.4).max() < 5 * np.sqrt(repeats * 0.4 * 0.6)
+
+
 def test_sides_are_balanced_within_each_arm() -> None:
     choice = choose_batch(_pool(UNEVEN), STRATEGIES["real-easy"], 24, 8, seed=1)
     assert choice.left_is_a[choice.control].sum() == 4

@@ -172,6 +172,42 @@ def test_the_loop_from_batch_to_export(project: Path, server: FakeStudio) -> Non
     )
 
 
+def test_status_says_where_to_label_and_how_much_is_left(project: Path, server: FakeStudio) -> None:
+    assert document("status")["pairs_left"] == N_PAIRS
+    (link,) = document("next-batch", "-n", "6", "--seed", "3")["label_at"]
+    answer_all(server)
+    done("sync")
+    done("next-batch", "-n", str(N_PAIRS - 6))
+    status = document("status")
+    assert [one["url"] for one in status["labelling"]] == [link]
+    arms = status["arms"]
+    assert {name: arm["picks"] for name, arm in arms.items()} == status["picks"]
+    assert sum(arm["answered"] for arm in arms.values()) == 6
+    assert sum(arm["open"] for arm in arms.values()) == N_PAIRS - 6
+    assert status["pairs_left"] == 0
+    assert status["next"].startswith("label in")
+    answer_all(server)
+    done("sync")
+    assert "import more" in document("status")["next"]
+    shown = done("status").stdout
+    assert f"labelling   {link}\n" in shown
+    assert "0 of them not chosen yet" in shown
+    assert f"acquired {arms['acquired']['picks']} answered, 0 open" in shown
+    assert len(shown.splitlines()) <= 24
+
+
+def test_status_tells_labels_of_the_data_from_votes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done("init")
+    lines = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(23)]
+    Path("c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done("import", "c.jsonl")
+    assert "23 labels came with the data; they are kept" in done("status").stdout
+    assert document("status")["votes"]["votes"] == 0
+
+
 def test_each_step_again_adds_nothing(project: Path, server: FakeStudio) -> None:
     done("next-batch", "-n", "6")
     answer_all(server)
@@ -212,7 +248,10 @@ def test_a_dry_run_shows_choice_and_cost(project: Path, server: FakeStudio) -> N
     assert "30 votes" in shown
     assert f"of {N_PAIRS} eligible" in shown
     assert "unknown until the first votes are in" in shown
-    assert "Nothing was recorded or sent." in shown
+    assert "No pair was recorded or sent." in shown
+    seed = shown.split("--seed ")[1].split()[0]
+    again = done("next-batch", "-n", "10", "--overlap", "3", "--dry-run", "--seed", seed).stdout
+    assert again == shown
     picks = document("next-batch", "-n", "10", "--dry-run")["picks"]
     assert len({pick["pair_key"] for pick in picks}) == 10
     assert (table_counts(project), server.requests) == (before, [])
@@ -228,9 +267,10 @@ def test_a_batch_can_wait_and_be_sent_later(project: Path, server: FakeStudio) -
     assert server.requests == []
     assert document("status")["next"] == "annotator next-batch --resume"
     assert document("next-batch", "--resume")["pushed"]["stored"] == 5
-    # A waiting batch also goes out with the next one.
+    # A waiting batch goes out before another one is chosen.
     done("next-batch", "-n", "5", "--no-push")
-    assert document("next-batch", "-n", "5")["pushed"]["stored"] == 10
+    for _ in range(2):
+        assert document("next-batch", "-n", "5")["pushed"]["stored"] == 5
     assert (len(server.tasks), len(server.projects)) == (15, 1)
 
 
@@ -278,6 +318,8 @@ def test_without_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["import"], "FILE"),
         (["export"], "--out"),
         (["export", "--format", "xml", "--out", "-"], "'xml'"),
+        (["export", "--out", "x.csv"], ".jsonl, .jsonl.gz, .parquet; - is"),
+        (["export", "--out", "pairs"], "'pairs' ends in none of"),
         (["next-bach"], "next-bach"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -326,18 +368,39 @@ def test_a_url_without_a_key_is_found_before_choosing(
     assert server.requests == []
 
 
-def test_a_server_that_is_down_keeps_the_round_for_later(
+def test_a_server_that_is_down_is_found_before_choosing(
     project: Path, server: FakeStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Port 9 (discard) is not served here, and cannot be taken by a server that starts meanwhile.
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
-    said = failure("next-batch", "-n", "5")
-    assert "gives no answer" in said and "to do:" in said
-    assert table_counts(project)["picks"] == 5
+    for _ in range(2):
+        said = failure("next-batch", "-n", "5")
+        assert "gives no answer" in said and "to do:" in said
+        assert table_counts(project)["rounds"] == 0
     assert "gives no answer" in failure("next-batch", "--resume")
-    monkeypatch.setenv("LABEL_STUDIO_URL", server.url)
-    assert document("next-batch", "--resume")["pushed"]["stored"] == 5
+
+
+def test_a_push_that_fails_is_finished_by_the_same_command(
+    project: Path, server: FakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANNOTATOR_STUDIO_GRACE_SECONDS", "0.1")
+    server.faults.cut_before_storing = 1
+    said = failure("next-batch", "-n", "5")
+    assert "the batch is recorded" in said and "to do:" in said
+    assert table_counts(project)["picks"] == 5
+    report = document("next-batch", "-n", "5")
+    assert report["pushed"]["stored"] == 5
     assert (table_counts(project)["picks"], len(server.tasks)) == (5, 5)
+    assert document("next-batch", "-n", "5")["round"] == 2
+    assert (table_counts(project)["picks"], len(server.tasks)) == (10, 10)
+
+
+@pytest.mark.parametrize("other", ["--dry-run", "--no-push"])
+def test_resume_goes_with_no_other_wish(project: Path, server: FakeStudio, other: str) -> None:
+    done("next-batch", "-n", "3", "--no-push")
+    result = run("next-batch", "--resume", other)
+    assert result.exit_code == 2
+    assert len(server.tasks) == 0
 
 
 @pytest.mark.parametrize("key", ["0" * 40, PERSONAL_CANARY], ids=["legacy", "personal"])
@@ -351,7 +414,8 @@ def test_a_wrong_key_is_refused_and_not_repeated(
         assert "to do:" in result.output
         assert key not in result.output and "Traceback" not in result.output
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", CANARY)
-    assert document("next-batch", "--resume")["pushed"]["stored"] == 5
+    assert table_counts(project)["rounds"] == 0
+    assert document("next-batch", "-n", "5")["pushed"]["stored"] == 5
 
 
 def test_a_damaged_database_is_named(project: Path) -> None:

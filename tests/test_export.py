@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -11,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from sqlite_utils import Database
 
-from annotator.cli.export import FORMAT_NAMES
+from annotator.cli.export import ENDINGS, FORMAT_NAMES
 from annotator.errors import AnnotatorError
 from annotator.export.formats import FORMATS
-from annotator.export.write import export_file, export_stream
+from annotator.export.write import WRITERS, export_file, export_stream
 from annotator.labels.votes import Vote, record_annotators, record_votes
 from annotator.store import writing
 from tests.small_world import add_prompt, add_prompts, add_round
@@ -70,6 +71,7 @@ def _texts(db: Database, pick: int) -> tuple[str, str]:
 
 def test_the_command_knows_every_format() -> None:
     assert set(FORMAT_NAMES) == set(FORMATS)
+    assert list(ENDINGS) == list(WRITERS)
 
 
 def test_trl_has_the_winner_as_chosen_whatever_side_it_was_on(labelled: Database) -> None:
@@ -142,6 +144,62 @@ def test_parquet_holds_the_same_as_json_lines(
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert pq.read_table(tmp_path / "out.parquet").to_pylist() == lines
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.jsonl", "out.parquet"]
+
+
+def test_the_strength_of_every_vote_is_kept(labelled: Database, tmp_path: Path) -> None:
+    more = [
+        (2, 2, "b_much_better"), (2, 3, "a_much_better"), (2, 4, "b_better"), (2, 5, "b_better"),
+        (1, 2, "tie"), (1, 3, "a_better"), (1, 4, "both_bad"), (1, 5, "a_better"),
+        (1, 6, "a_better"), (1, 7, "b_better"),
+    ]  # fmt: skip
+    with writing(labelled):
+        record_annotators(labelled, "s", {n: f"person {n}" for n in range(20, 25)})
+        votes = [
+            Vote(50 + n, 100 + pick, "vote", f"2026-01-02T00:00:{n:02}Z", {}, pick, who, grade)
+            for n, (pick, who, grade) in enumerate(more)
+        ]
+        record_votes(labelled, 1, votes, {})
+    for name in ("trl", "trl-conversational", "hh"):
+        export_file(labelled, name, tmp_path / "out.parquet")
+        rows = {row["n_votes"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+        assert rows[7]["grades"] == [
+            "chosen_much_better", "tie", "chosen_better", "both_bad", "chosen_better",
+            "chosen_better", "rejected_better",
+        ]  # fmt: skip
+        assert rows[7]["margin"] == pytest.approx(4 / 7)
+        # Here b won: what was said for b is said for the chosen one.
+        assert rows[5]["grades"] == [
+            "chosen_better", "chosen_much_better", "rejected_much_better", "chosen_better",
+            "chosen_better",
+        ]  # fmt: skip
+        assert rows[5]["margin"] == pytest.approx(3 / 5)
+
+
+def test_columns_of_parquet_have_their_types(labelled: Database, tmp_path: Path) -> None:
+    export_file(labelled, "trl", tmp_path / "out.parquet")
+    schema = pq.read_schema(tmp_path / "out.parquet")
+    assert str(schema.field("grades").type.value_type) == "string"
+    assert str(schema.field("annotators").type.value_type) == "int64"
+    assert str(schema.field("margin").type) == "double"
+
+
+def test_gzip_is_gzip_and_always_the_same(
+    labelled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_file(labelled, "votes", tmp_path / "a.jsonl")
+    export_file(labelled, "votes", tmp_path / "a.jsonl.gz")
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    export_file(labelled, "votes", tmp_path / "b.jsonl.gz")
+    packed = (tmp_path / "a.jsonl.gz").read_bytes()
+    assert gzip.decompress(packed) == (tmp_path / "a.jsonl").read_bytes() != b""
+    assert packed == (tmp_path / "b.jsonl.gz").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out", "out.json", "out.parquet.gz", "out.gz"])
+def test_no_file_under_a_wrong_name(labelled: Database, tmp_path: Path, name: str) -> None:
+    with pytest.raises(AnnotatorError, match=r"\.jsonl, \.jsonl\.gz, \.parquet"):
+        export_file(labelled, "trl", tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_nothing_labelled_is_an_empty_file(db: Database, tmp_path: Path) -> None:

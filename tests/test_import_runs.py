@@ -416,6 +416,27 @@ def test_the_command_and_wrong_use(run: Run, tmp_path: Path) -> None:
     assert "Traceback" not in unknown.output
 
 
+def test_the_command_says_what_the_columns_are(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text("prompt,system,temperature,gpt,llama\np,brief,0.7,x,y\n")
+    said = (
+        "columns: prompt is the prompt; gpt, llama are responses; system, temperature passed over"
+    )
+    assert said in run(path).stdout.splitlines()
+    done = run(path, "--responses", 'gpt, "system"', "--prompt", "LLAMA", "--json")
+    assert json.loads(done.stdout)["files"][0]["columns"] == {
+        "prompt": "llama",
+        "responses": ["gpt", "system"],
+        "passed_over": ["prompt", "temperature"],
+    }
+    assert run(path, "--responses", "gpt,llama", "--format", "trl").exit_code == 2
+    path.write_text("text,gpt,llama\np,x,y\n")
+    done = run(path, "--format", "columns")
+    assert done.exit_code == 1
+    assert "text, gpt, llama" in done.stderr
+    assert "--prompt" in done.stderr
+
+
 def test_progress_ends_at_the_size_of_the_files(db: Database, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

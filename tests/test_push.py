@@ -14,6 +14,7 @@ from sqlite_utils import Database
 
 from annotator.doctor import broken_invariants
 from annotator.errors import StudioError, StudioFailed, StudioNotFound, StudioUnreachable
+from annotator.rounds.servers import forget_project
 from annotator.rounds.sync import sync
 from annotator.status import project_status
 from annotator.store import open_db
@@ -194,9 +195,15 @@ class TestProject:
         with pytest.raises(StudioNotFound, match="is gone") as caught:
             push(db, studio)
         assert "restore the server's data" in caught.value.todo
-        with pytest.raises(StudioNotFound, match="is gone"):
-            sync(db, studio)
+        (missing,) = sync(db, studio).missing
+        assert "is gone" in missing.found
         assert task_states(db) == {"swept": 3, "pending": 2}
+        lost = only_project(db, studio).studio_id
+        assert f"--forget {lost}" in missing.todo
+        assert forget_project(db, studio, lost) == 3
+        push(db, studio)
+        assert task_states(db) == {"gone": 3, "swept": 2}
+        assert sync(db, studio).missing == []
         assert broken_invariants(db) == []
 
     def test_another_project_that_took_its_id_after_a_wipe(

@@ -79,6 +79,7 @@ def next_migration() -> object:
 def _old_database_with_rows(path: Path) -> None:
     """As the release before `next_migration` left it."""
     db = database_module.connect(path, readonly=False)
+    database_module.prepare(db, path)
     migrate(db, path, stop_before="m999_next")
     with writing(db):
         db.execute("INSERT INTO imports VALUES (1, 'f', 'd', 'native', '', NULL)")
@@ -162,8 +163,10 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE theirs (x)")
     other.close()
+    before = path.read_bytes()
     with pytest.raises(NotOurDatabase):
         open_db(path)
+    assert path.read_bytes() == before
     text = tmp_path / "text.db"
     text.write_text("no database at all, but long enough to be looked at" * 100)
     with pytest.raises(DamagedDatabase):

@@ -22,6 +22,7 @@ from annotator.rounds.sync import SyncReport, sync
 from annotator.status import project_status
 from annotator.store import open_db
 from annotator.studio.client import ChangedTask, Studio
+from annotator.studio.projects import projects_on
 from annotator.studio.screen import answer_result
 from tests import fake_studio as fake_module
 from tests.fake_studio import FORMAT, FakeStudio, fake_studio
@@ -414,6 +415,87 @@ class TestLateChanges:
         assert counted(sync(db, faked)) == {"edits": 1}
         assert current(db) == [(0, "vote", "tie")]
         assert rejected_answers(db) == []
+
+    def test_an_account_that_is_removed_leaves_its_votes(
+        self, db: Database, fake: FakeStudio, faked: Studio
+    ) -> None:
+        task_id = studio_ids(db)[0]
+        made = faked.submit(task_id, answer_result("tie"), completed_by=2)
+        sync(db, faked)
+        fake.annotations[made]["completed_by"] = None
+        faked.submit(task_id, answer_result("left_better"), completed_by=3)
+        assert counted(sync(db, faked)) == {"votes": 1}
+        assert current(db) == [(0, "vote", "tie"), (0, "vote", "a_better")]
+
+    def test_a_server_known_under_another_address(
+        self, db: Database, fake: FakeStudio, faked: Studio
+    ) -> None:
+        for task_id in studio_ids(db)[:4]:
+            faked.submit(task_id, answer_result("tie"), completed_by=2)
+        sync(db, faked)
+        with Studio(fake.url.replace("127.0.0.1", "localhost"), fake.token) as renamed:
+            assert counted(sync(db, renamed)) == {}
+            faked.submit(studio_ids(db)[5], answer_result("both_bad"), completed_by=2)
+            assert counted(sync(db, renamed)) == {"votes": 1}
+            assert len(projects_on(db, renamed.url)) == 1
+            assert push(db, renamed).stored == 0
+        assert db.execute("SELECT count(*) FROM annotators").fetchone() == (1,)
+        assert db.execute("SELECT count(*) FROM projects").fetchone() == (1,)
+        assert len(current(db)) == 5
+
+    def test_a_project_that_is_gone_does_not_stop_the_others(
+        self, db: Database, fake: FakeStudio, faked: Studio
+    ) -> None:
+        pairs = db.execute(
+            """SELECT a.id, b.id FROM responses a JOIN responses b
+            ON a.prompt_id = b.prompt_id AND a.response_key < b.response_key
+            WHERE (a.id, b.id) NOT IN (SELECT a_id, b_id FROM picks)"""
+        ).fetchall()
+        add_round(db, pairs[:2], overlap=2)
+        push(db, faked)
+        first, second = projects_on(db, faked.url)
+        faked.submit(studio_ids(db)[-1], answer_result("tie"), completed_by=2)
+        faked.delete_project(first.studio_id)
+        report = sync(db, faked)
+        assert counted(report) == {"votes": 1}
+        assert [str(first.studio_id) in error.found for error in report.missing] == [True]
+        assert second.overlap == 2
+
+    def test_a_late_copy_is_removed_by_the_next_sync(
+        self, db: Database, fake: FakeStudio, faked: Studio
+    ) -> None:
+        project = projects_on(db, faked.url)[0]
+        ids = studio_ids(db)
+        data = dict(fake.tasks[ids[0]]["data"])
+        faked.import_tasks(project.studio_id, [data])
+        sync(db, faked)
+        assert sorted(task for task in faked.all_task_keys(project.studio_id)) == sorted(ids)
+
+    def test_tasks_that_are_not_ours_are_listed_once_and_then_expected(
+        self, db: Database, faked: Studio, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        project = projects_on(db, faked.url)[0]
+        foreign = {"task_key": "foreign", "messages": [], "response_left": "", "response_right": ""}
+        faked.import_tasks(project.studio_id, [foreign])
+        sync(db, faked)
+
+        def no_listing(*_: object) -> dict[int, str]:
+            raise AssertionError("everything was listed again")
+
+        monkeypatch.setattr(faked, "all_task_keys", no_listing)
+        sync(db, faked)
+
+    def test_a_change_from_before_the_overlap_is_found_by_the_count(
+        self, db: Database, fake: FakeStudio, faked: Studio
+    ) -> None:
+        task_id = studio_ids(db)[0]
+        old = fake.tasks[task_id]["updated_at"]
+        sync(db, faked)
+        with db.conn:
+            db.execute("UPDATE projects SET cursor = '2999-01-01T00:00:00.000000Z'")
+        faked.submit(task_id, answer_result("tie"), completed_by=2)
+        fake.tasks[task_id]["updated_at"] = old
+        assert counted(sync(db, faked)) == {"votes": 1}
 
     def test_back_to_an_earlier_state(self, db: Database, fake: FakeStudio, faked: Studio) -> None:
         """The task's key is lost and put back; the annotation was never touched."""

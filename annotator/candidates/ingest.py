@@ -12,10 +12,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from annotator.candidates.candidate import name_of, sound
+from annotator.candidates.candidate import Candidate, name_of, sound
 from annotator.candidates.formats import FORMATS, SAMPLE, Format, find_format
+from annotator.candidates.formats.columns import Layout, layout_of
 from annotator.candidates.keyed import KeyedRow, keyed
 from annotator.candidates.outcome import Counts, FileReport, ImportReport, Problem, RejectLog
 from annotator.candidates.records import Record, RecordFile, dataset_name, file_name, find_files
@@ -37,6 +38,27 @@ class _Source(NamedTuple):
     records: RecordFile
     format: Format
     dataset: str
+    columns: Layout | None
+
+    def candidate(self, row: dict[str, Any]) -> Candidate:
+        return self.format.read(row) if self.columns is None else self.columns.read(row)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How the caller wants files read. What is left open is found out file by file.
+
+    `format` is a name in FORMATS; `prompt` and `responses` name columns of a table with one
+    column per response, and with either of them the format is "columns".
+    """
+
+    format: str | None = None
+    prompt: str | None = None
+    responses: tuple[str, ...] = ()
+
+    @property
+    def forced(self) -> str | None:
+        return "columns" if self.prompt or self.responses else self.format
 
 
 @dataclass(slots=True)
@@ -58,6 +80,8 @@ def import_files(
     paths: Sequence[Path],
     *,
     format: str | None = None,
+    prompt: str | None = None,
+    responses: Sequence[str] = (),
     dataset: str | None = None,
     rejects: Path | None = None,
     progress: Callable[[int], object] = stand_still,
@@ -65,12 +89,15 @@ def import_files(
 ) -> ImportReport:
     """Takes in all files, or the files of a folder; the report says what was new.
 
-    `format` is a name in FORMATS, found file by file if None. Rows that name no dataset belong
-    to `dataset`, if None to one named after the file. Refused rows are listed in `rejects`, by
-    default a file beside the database. `progress` is told of bytes as they are read. Raises
-    CandidateError or UnknownFormat, before anything is written, if a file cannot be read at all.
+    `format` is a name in FORMATS, found file by file if None. `prompt` and `responses` name
+    columns; with either of them the format is "columns", whatever `format` says. Rows that name
+    no dataset belong to `dataset`, if None to one named after the file. Refused rows are listed
+    in `rejects`, by default a file beside the database. `progress` is told of bytes as they are
+    read. Raises CandidateError or UnknownFormat, before anything is written, if a file cannot be
+    read at all or its columns do not suffice.
     """
-    sources = [_source(path, format, dataset) for path in find_files(list(paths))]
+    reading = _Reading(format, prompt, tuple(responses))
+    sources = [_source(path, reading, dataset) for path in find_files(list(paths))]
     report = ImportReport()
     with RejectLog(rejects or _rejects_beside(db)) as log, _large_cache(db):
         for source in sources:
@@ -84,24 +111,34 @@ def size_of(paths: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in find_files(list(paths)))
 
 
-def _source(path: Path, format: str | None, dataset: str | None) -> _Source:
+def _source(path: Path, reading: _Reading, dataset: str | None) -> _Source:
     records = RecordFile(path)
-    chosen = FORMATS[format] if format else _format_of(records)
-    return _Source(records, chosen, _dataset(dataset) or dataset_name(path))
+    if reading.forced not in (None, "columns"):
+        chosen, layout = FORMATS[reading.forced], None
+    else:
+        chosen, layout = _found(records, reading)
+    return _Source(records, chosen, _dataset(dataset) or dataset_name(path), layout)
 
 
 def _dataset(given: str | None) -> str | None:
     return name_of(given, "the name of the dataset")
 
 
-def _format_of(records: RecordFile) -> Format:
+def _found(records: RecordFile, reading: _Reading) -> tuple[Format, Layout | None]:
+    """What the first records say of the format, and of the columns if they have to be told."""
     sample = records.sample(SAMPLE)
     rows = [record.row for record in sample if record.row is not None]
     if not sample:
-        return FORMATS["native"]  # an empty file is as good as any
+        return FORMATS[reading.forced or "native"], None  # an empty file is as good as any
     if not rows:
         raise _no_records(records.path, sample[0])
-    return find_format(rows, table=records.is_table, where=records.path)
+    if reading.forced is None:
+        chosen = find_format(rows, table=records.is_table, where=records.path)
+    else:
+        chosen = FORMATS[reading.forced]
+    if chosen.name != "columns":
+        return chosen, None
+    return chosen, layout_of(rows, records.path, prompt=reading.prompt, responses=reading.responses)
 
 
 def _no_records(path: Path, first: Record) -> UnknownFormat:
@@ -147,7 +184,7 @@ def _import_file(
     batch_rows: int,
 ) -> FileReport:
     file = file_name(source.records.path)
-    report = FileReport(file, source.format.name, source.dataset)
+    report = FileReport(file, source.format.name, source.dataset, columns=source.columns)
     entry = ImportEntry(file, source.dataset, source.format.name, now())
     told = 0
     for batch in _batches(source, batch_rows):
@@ -199,5 +236,5 @@ def _weight(row: KeyedRow) -> int:
 def _row(record: Record, source: _Source) -> KeyedRow:
     if record.row is None:
         raise RejectedRow(record.problem or "")
-    candidate = source.format.read(record.row)
+    candidate = source.candidate(record.row)
     return keyed(record.line, record.raw, sound(candidate), source.dataset)

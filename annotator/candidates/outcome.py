@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from annotator.candidates.formats.columns import Layout
 from annotator.candidates.records import excerpt
 from annotator.errors import CandidateError
 
@@ -67,12 +68,29 @@ class Counts:
 
 @dataclass(slots=True)
 class FileReport:
-    """What came of one file."""
+    """What came of one file; `columns` says what its columns were taken for, if that had to be
+    decided.
+    """
 
     file: str
     format: str
     dataset: str
     counts: Counts = field(default_factory=Counts)
+    columns: Layout | None = None
+
+    @property
+    def columns_said(self) -> str:
+        """One line on the columns; "" if nothing had to be decided."""
+        if self.columns is None:
+            return ""
+        said = [
+            f"{self.columns.prompt} is the prompt",
+            f"{', '.join(self.columns.responses)} are responses",
+        ]
+        if self.columns.passed_over:
+            over = ", ".join(name or "(no name)" for name in self.columns.passed_over)
+            said.append(f"{over} passed over")
+        return _printable(f"columns: {'; '.join(said)}")
 
 
 @dataclass(slots=True)

@@ -271,11 +271,15 @@ def _json_records(lines: Iterator[tuple[bytes, bool]]) -> Iterator[Record]:
 
 def _parse_json(line: bytes, record: Record) -> None:
     try:
-        row = json.loads(line.decode())
+        row = json.loads(line.decode().rstrip("\r\n"))
     except UnicodeDecodeError as error:
         record.problem = f"not UTF-8: {error.reason} at byte {error.start + 1}"
     except RecursionError:
         record.problem = "not JSON that we read: nested too deeply"
+    except json.JSONDecodeError as error:
+        # Its own text counts lines within the line.
+        what = error.msg.removesuffix(" at")
+        record.problem = f"not JSON: {what} at character {error.pos + 1}"
     except ValueError as error:
         record.problem = f"not JSON: {error}"
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from annotator.candidates.outcome import Counts, ImportReport
 
 
+def _columns(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str]:
+    """The names in a list with commas; one that holds a comma itself stands in quotes."""
+    names = next(csv.reader([value or ""], skipinitialspace=True), [])
+    return [name for name in map(str.strip, names) if name]
+
+
 @click.command("import")
 @click.argument(
     "files",
@@ -34,6 +41,17 @@ if TYPE_CHECKING:
     help="What the rows are.  [default: found file by file]",
 )
 @click.option(
+    "--prompt",
+    metavar="COL",
+    help="Column that holds the prompts of a table.  [default: found by its name]",
+)
+@click.option(
+    "--responses",
+    metavar="COL,COL,...",
+    callback=_columns,
+    help="Columns that hold responses.  [default: those of text that are no known metadata]",
+)
+@click.option(
     "--dataset", metavar="NAME", help="Data set of rows that name none.  [default: the file's name]"
 )
 @click.option("--dry-run", is_flag=True, help="Say what would come of it, write nothing.")
@@ -42,6 +60,8 @@ if TYPE_CHECKING:
 def import_(
     files: tuple[Path, ...],
     format_: str | None,
+    prompt: str | None,
+    responses: list[str],
     dataset: str | None,
     dry_run: bool,
     as_json: bool,
@@ -53,7 +73,12 @@ def import_(
     rows are recognised by their text, so importing a file twice adds nothing. Refused rows are
     listed, with their line and the reason, in a file beside the database; the exit status is
     then 3.
+
+    In a table with one column per model, --prompt and --responses say which columns are meant;
+    without them the rule is that of the README, and what it came to is printed.
     """
+    if (prompt or responses) and format_ not in (None, "columns"):
+        raise click.UsageError(f"--prompt and --responses are for columns, not for {format_}")
     from annotator.candidates.ingest import import_files, size_of
     from annotator.progress import progress_bar
 
@@ -62,7 +87,15 @@ def import_(
         _target(project.db, dry_run) as db,
         progress_bar(size_of(files), "import", "B") as progress,
     ):
-        report = import_files(db, files, format=format_, dataset=dataset, progress=progress)
+        report = import_files(
+            db,
+            files,
+            format=format_,
+            prompt=prompt,
+            responses=responses,
+            dataset=dataset,
+            progress=progress,
+        )
     if dry_run:
         report.rejects = None  # it went with the copy
     if as_json:
@@ -115,6 +148,7 @@ def _cells(format_: str, counts: Counts) -> tuple[str, ...]:
 def _remarks(report: ImportReport, dry_run: bool) -> Iterator[str]:
     total = report.total
     known = total.responses_known
+    yield from _column_remarks(report)
     if not total.anything_added:
         yield "nothing new"
     elif known:
@@ -123,6 +157,13 @@ def _remarks(report: ImportReport, dry_run: bool) -> Iterator[str]:
         yield f"{total.labels_void:,} labels compare two identical texts and were left out"
     if dry_run:
         yield "dry run: nothing was written"
+
+
+def _column_remarks(report: ImportReport) -> Iterator[str]:
+    for file in report.files:
+        if file.columns_said:
+            which = f"{Path(file.file).name}: " if len(report.files) > 1 else ""
+            yield which + file.columns_said
 
 
 def _complain(report: ImportReport) -> None:

@@ -11,6 +11,15 @@ from annotator.cli.base import echo_json, echo_rows, json_option, open_project, 
 
 # Named here again so that --help need not import what writes them; a test compares.
 FORMAT_NAMES = ("trl", "trl-conversational", "hh", "votes")
+ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+def _known_ending(_context: click.Context, _option: click.Parameter, out: Path) -> Path:
+    if str(out) != "-" and not out.name.lower().endswith(ENDINGS):
+        raise click.BadParameter(
+            f"{str(out)!r} ends in none of {', '.join(ENDINGS)}; - is standard output."
+        )
+    return out
 
 
 @click.command()
@@ -27,16 +36,21 @@ FORMAT_NAMES = ("trl", "trl-conversational", "hh", "votes")
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="FILE.jsonl or FILE.parquet; - for JSON lines on standard output.",
+    callback=_known_ending,
+    help="FILE.jsonl, FILE.jsonl.gz or FILE.parquet; - for JSON lines on standard output.",
 )
 @json_option
 @project_option
 def export(name: str, out: Path, as_json: bool, project_dir: Path | None) -> None:
     """Write the labelled pairs, each row with where it is from.
 
-    Every row carries round, arm, strategy, score, propensity and seed. Ties, both-bad and
-    disputed pairs have no preferred response: they are left out of all formats but `votes`, and
-    counted.
+    Every row carries round, arm, strategy, score, propensity and seed. Propensity is the chance
+    with which the pair was drawn; null where the pick was not drawn at random.
+
+    Rows with a chosen response carry `grades`, what each vote says of it (chosen_much_better to
+    rejected_much_better), and `margin`, their mean with 2 for much better, 1 for better, 0 for
+    tie and both-bad, negative for the rejected. Ties, both-bad and disputed pairs have no
+    preferred response: they are left out of all formats but `votes`, and counted.
     """
     from annotator.export.write import export_file, export_stream
 

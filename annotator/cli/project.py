@@ -57,17 +57,15 @@ def status(as_json: bool, project_dir: Path | None) -> None:
 
 
 def _status_rows(project: Project, report: dict[str, Any]) -> list[tuple[str, object]]:
-    candidates, votes, picks = report["candidates"], report["votes"], report["picks"]
-    tasks = report["tasks"]
-    on_server = sum(tasks.get(state, 0) for state in ("stored", "swept", "conflict"))
-    waiting = sum(tasks.get(state, 0) for state in ("pending", "sent"))
+    candidates, picks = report["candidates"], report["picks"]
     rows: list[tuple[str, object]] = [
         ("project", f"{project.settings.project.name} ({project.folder.resolve()})"),
         (
             "candidates",
             f"{candidates['prompts']:,} prompts, {candidates['responses']:,} responses, "
-            f"{candidates['pairs']:,} pairs",
+            f"{candidates['pairs']:,} pairs, {report['pairs_left']:,} of them not chosen yet",
         ),
+        *_label_rows(candidates["source_labels"]),
         *[
             ("vectors", f"{v['texts']:,} of {v['of']:,} texts, {v['encoder']}")
             for v in report["vectors"]
@@ -77,6 +75,27 @@ def _status_rows(project: Project, report: dict[str, Any]) -> list[tuple[str, ob
             f"{report['rounds']:,}: {picks.get('acquired', 0):,} pairs acquired, "
             f"{picks.get('control', 0):,} control",
         ),
+        *_answer_rows(report),
+        *[("labelling", project["url"]) for project in report["labelling"]],
+        ("saving", report["saving"]),
+    ]
+    rows += [("conflict", f"task {key}: {problem}") for key, problem in report["conflicts"]]
+    return [*rows, ("next", report["next"])]
+
+
+def _label_rows(n: int) -> list[tuple[str, object]]:
+    if not n:
+        return []
+    if n == 1:
+        return [("labels", "1 label came with the data; it is kept, not counted as a vote")]
+    return [("labels", f"{n:,} labels came with the data; they are kept, not counted as votes")]
+
+
+def _answer_rows(report: dict[str, Any]) -> list[tuple[str, object]]:
+    tasks, votes = report["tasks"], report["votes"]
+    on_server = sum(tasks.get(state, 0) for state in ("stored", "swept", "conflict"))
+    waiting = sum(tasks.get(state, 0) for state in ("pending", "sent"))
+    rows: list[tuple[str, object]] = [
         (
             "tasks",
             f"{on_server:,} on Label Studio, {waiting:,} waiting to be sent"
@@ -87,10 +106,12 @@ def _status_rows(project: Project, report: dict[str, Any]) -> list[tuple[str, ob
             f"{votes['votes']:,} on {votes['pairs_voted']:,} pairs by {votes['annotators']:,} "
             f"annotators; {votes['skips']:,} skipped, {votes['rejected']:,} rejected",
         ),
-        ("saving", report["saving"]),
     ]
-    rows += [("conflict", f"task {key}: {problem}") for key, problem in report["conflicts"]]
-    return [*rows, ("next", report["next"])]
+    arms = [
+        f"{name} {arm['answered']:,} answered, {arm['open']:,} open"
+        for name, arm in report["arms"].items()
+    ]
+    return [*rows, ("pairs", "; ".join(arms))] if arms else rows
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from annotator.cli.base import (
 )
 
 if TYPE_CHECKING:
-    from annotator.rounds.batch import Batch
+    from annotator.rounds.batch import Batch, BatchRequest
     from annotator.rounds.sync import SyncReport
     from annotator.studio.client import Studio
     from annotator.studio.outbox import PushReport
@@ -94,16 +94,18 @@ def next_batch(
 
     A share of every batch, the control arm, is drawn uniformly from all pairs and mixed in, so
     that what the strategy saves can be measured and not just claimed. Texts that have no vector
-    yet are embedded first. Tasks that an earlier run could not send go out before the new ones.
+    yet are embedded first. Where an earlier batch could not be sent, it is sent and nothing new
+    is chosen.
     """
-    from annotator.rounds.batch import BatchRequest, choose_and_record
+    from annotator.rounds.batch import BatchRequest
 
-    sending = resume or not (dry_run or no_push)
-    # A missing key or address is found before choosing.
-    with open_project(project_dir) as project, _server(project, sending) as studio:
-        if resume:
-            _push_and_report(project, None, studio, as_json)
-            return
+    if resume and (dry_run or no_push):
+        raise click.UsageError(
+            "--resume sends what is waiting: it goes with neither --dry-run nor --no-push"
+        )
+    from strategies import strategy_named
+
+    with open_project(project_dir) as project:
         defaults = project.settings.round
         request = BatchRequest(
             n=size or defaults.size,
@@ -112,18 +114,42 @@ def next_batch(
             overlap=overlap or defaults.overlap,
             seed=seed,
         )
-        encoder_id = _embed_first(project)
-        batch = choose_and_record(
-            project.db, project.database_path, encoder_id, request, dry_run=dry_run
-        )
+        strategy_named(request.strategy)  # a misspelt name is found before anything is embedded
         if dry_run:
-            _report_dry_run(project, batch, as_json)
+            _report_dry_run(project, _choose(project, request, dry_run=True), as_json)
+        elif no_push:
+            _push_and_report(project, _choose(project, request), None, as_json)
         else:
-            _push_and_report(project, batch, studio, as_json)
+            _send(project, request, resume, as_json)
 
 
-def _server(project: Project, wanted: bool) -> AbstractContextManager[Studio | None]:
-    return _connected(project) if wanted else nullcontext()
+def _choose(project: Project, request: BatchRequest, *, dry_run: bool = False) -> Batch:
+    from annotator.rounds.batch import choose_and_record
+
+    encoder_id = _embed_first(project)
+    return choose_and_record(
+        project.db, project.database_path, encoder_id, request, dry_run=dry_run
+    )
+
+
+def _send(project: Project, request: BatchRequest, resume: bool, as_json: bool) -> None:
+    """What an earlier run left is sent, and that is all; else a new batch is chosen and sent.
+
+    So a run that was interrupted, or that cron repeats, goes on with its batch and does not
+    choose a second one.
+    """
+    from annotator.studio.outbox import unsent_picks
+
+    with _connected(project) as studio:
+        studio.whoami()  # a server that is away, or a wrong key, is found before choosing
+        waiting = unsent_picks(project.db)
+        batch = None if resume or waiting else _choose(project, request)
+        if waiting and not resume:
+            click.echo(
+                "an earlier batch is not sent yet: sending it; run the command again for the next",
+                err=True,
+            )
+        _push_and_report(project, batch, studio, as_json)
 
 
 def _connected(project: Project) -> Studio:
@@ -232,7 +258,10 @@ def _report_dry_run(project: Project, batch: Batch, as_json: bool) -> None:
     echo_rows(rows)
     click.echo()
     _preview(project, batch)
-    click.echo("\nNothing was recorded or sent.")
+    click.echo(
+        "\nNo pair was recorded or sent. To send exactly this batch, run the command again "
+        f"with --seed {batch.head.seed} and without --dry-run."
+    )
 
 
 def _preview(project: Project, batch: Batch) -> None:
@@ -318,21 +347,38 @@ def _duration(seconds: float) -> str:
     show_default=True,
     help="Seconds between two looks with --watch.",
 )
+@click.option(
+    "--forget",
+    type=int,
+    metavar="ID",
+    help="Let project ID go that was deleted in Label Studio on purpose; its votes stay.",
+)
 @json_option
 @project_option
-def sync(watch: bool, every: float, as_json: bool, project_dir: Path | None) -> None:
+def sync(
+    watch: bool, every: float, forget: int | None, as_json: bool, project_dir: Path | None
+) -> None:
     """Take in new, edited, skipped and deleted annotations since last time.
 
     Answers that cannot be counted (unknown task, broken result) are kept as they came, listed,
     and never counted; the exit status is then 3.
     """
     with open_project(project_dir) as project, _connected(project) as studio:
+        if forget is not None:
+            _forget(project, studio, forget)
         if watch:
             _keep_syncing(project, studio, every, as_json)
         else:
             report = _sync_once(project, studio)
             _report_sync(project, report, as_json)
-            _refuse_rejected(report)
+            _refuse_incomplete(report)
+
+
+def _forget(project: Project, studio: Studio, studio_id: int) -> None:
+    from annotator.rounds.servers import forget_project
+
+    n = forget_project(project.db, studio, studio_id)
+    click.echo(f"project {studio_id} and its {n:,} tasks are let go", err=True)
 
 
 def _keep_syncing(project: Project, studio: Studio, every: float, as_json: bool) -> None:
@@ -415,9 +461,12 @@ def _sync_rows(report: SyncReport, totals: dict[str, int]) -> list[tuple[str, ob
     return rows
 
 
-def _refuse_rejected(report: SyncReport) -> None:
+def _refuse_incomplete(report: SyncReport) -> None:
     from annotator.errors import Incomplete
 
+    if report.missing:
+        first = report.missing[0]
+        raise Incomplete(first.found, expected=first.expected, todo=first.todo)
     if report.counts.rejected:
         raise Incomplete(
             f"{report.counts.rejected:,} answers cannot be counted",

@@ -33,6 +33,32 @@ def _provenance(pair: LabelledPair) -> Row:
     }
 
 
+# From the chosen response's point of view, and how much each is worth in the margin.
+_STRENGTH = {
+    "chosen_much_better": 2,
+    "chosen_better": 1,
+    "tie": 0,
+    "both_bad": 0,
+    "rejected_better": -1,
+    "rejected_much_better": -2,
+}
+
+
+def _strength(pair: LabelledPair) -> Row:
+    """What each vote says of the chosen response, in the order of the votes, and their mean."""
+    sides = ("chosen", "rejected") if pair.consensus.verdict == "a" else ("rejected", "chosen")
+    turned = {
+        f"{side}{degree}": f"{now}{degree}"
+        for side, now in zip("ab", sides, strict=True)
+        for degree in ("_better", "_much_better")
+    }
+    grades = [turned.get(vote.grade, vote.grade) for vote in pair.votes]
+    return {
+        "grades": grades,
+        "margin": sum(_STRENGTH[grade] for grade in grades) / len(grades),
+    }
+
+
 def _chosen(pair: LabelledPair) -> tuple[Shown, Shown] | None:
     """(preferred, other); None where the votes prefer neither."""
     if pair.consensus.verdict == "a":
@@ -48,7 +74,7 @@ def _preference(pair: LabelledPair, form: Callable[[Shown, Shown], Row]) -> list
         return []
     chosen, rejected = ordered
     models = {"chosen_model": chosen.model, "rejected_model": rejected.model}
-    return [{**form(chosen, rejected), **models, **_provenance(pair)}]
+    return [{**form(chosen, rejected), **models, **_strength(pair), **_provenance(pair)}]
 
 
 def trl(pair: LabelledPair) -> list[Row]:

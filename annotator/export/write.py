@@ -1,7 +1,9 @@
-"""Writes an export: JSON lines or parquet, whole or not at all."""
+"""Writes an export: JSON lines, gzipped or not, or parquet; whole or not at all."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 from collections import Counter
@@ -32,15 +34,14 @@ class ExportReport:
 
 
 def export_file(db: Database, name: str, path: Path) -> ExportReport:
-    """Writes the labelled pairs to `path` in format `name`; parquet when it ends so.
+    """Writes the labelled pairs to `path` in format `name`, as what `path` ends in says.
 
-    The file appears only when it is complete. Raises AnnotatorError when it cannot be written.
+    The file appears only when it is complete. Raises AnnotatorError when it cannot be written,
+    or ends in none of WRITERS.
     """
+    write = _writer(path)
     report = ExportReport()
     scratch = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    write: Callable[[Iterable[Row], Path], None] = (
-        _write_parquet if path.suffix == ".parquet" else _write_jsonl
-    )
     try:
         with _one_snapshot(db):
             write(_rows(db, name, report), scratch)
@@ -54,6 +55,17 @@ def export_file(db: Database, name: str, path: Path) -> ExportReport:
     finally:
         scratch.unlink(missing_ok=True)
     return report
+
+
+def _writer(path: Path) -> Callable[[Iterable[Row], Path], None]:
+    for ending, write in WRITERS.items():
+        if path.name.lower().endswith(ending):
+            return write
+    raise AnnotatorError(
+        f"{path} has an ending that says nothing of what to write",
+        expected=f"a file that ends in {', '.join(WRITERS)}",
+        todo="choose another name; nothing was written",
+    )
 
 
 def export_stream(db: Database, name: str, stream: IO[str]) -> ExportReport:
@@ -100,6 +112,19 @@ def _write_jsonl(rows: Iterable[Row], path: Path) -> None:
         os.fsync(handle.fileno())
 
 
+def _write_jsonl_gz(rows: Iterable[Row], path: Path) -> None:
+    with path.open("wb") as handle:
+        # Neither name nor time go in: the same rows are the same bytes.
+        with (
+            gzip.GzipFile(filename="", mode="wb", fileobj=handle, mtime=0) as packed,
+            io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as lines,
+        ):
+            for row in rows:
+                lines.write(_line(row))
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
 def _write_parquet(rows: Iterable[Row], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -133,10 +158,11 @@ def _schema(row: Row) -> pa.Schema:
     import pyarrow as pa
 
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    numbers = {
+    typed = {
         "score": pa.float64(),
         "propensity": pa.float64(),
         "agreement": pa.float64(),
+        "margin": pa.float64(),
         "seconds": pa.float64(),
         "seed": pa.int64(),
         "round": pa.int64(),
@@ -145,13 +171,16 @@ def _schema(row: Row) -> pa.Schema:
         "vote": pa.int64(),
         "prefilled": pa.bool_(),
         "annotators": pa.list_(pa.int64()),
+        "grades": pa.list_(pa.string()),
     }
     return pa.schema(
-        (
-            name,
-            messages
-            if isinstance(value, list) and name != "annotators"
-            else numbers.get(name, pa.string()),
-        )
+        (name, typed.get(name, messages if isinstance(value, list) else pa.string()))
         for name, value in row.items()
     )
+
+
+WRITERS: dict[str, Callable[[Iterable[Row], Path], None]] = {
+    ".jsonl": _write_jsonl,
+    ".jsonl.gz": _write_jsonl_gz,
+    ".parquet": _write_parquet,
+}

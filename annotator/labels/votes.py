@@ -143,6 +143,20 @@ def annotator_ids(db: Database, server: str) -> dict[int, int]:
     return dict(db.execute(query, [server]).fetchall())
 
 
+def move_annotators(db: Database, old: str, new: str) -> None:
+    """Records the address under which these people's server is known now; in the caller's
+    transaction. Whoever is known under the new one already is left as they are."""
+    db.execute("UPDATE OR IGNORE annotators SET server = ? WHERE server = ?", [new, old])
+
+
+def alive_annotations(db: Database, project_id: int) -> int:
+    """How many annotations of the project we have that are not known to be deleted."""
+    query = """SELECT count(*) FROM votes v WHERE project_id = ? AND status <> 'deleted'
+        AND id = (SELECT max(id) FROM votes WHERE project_id = v.project_id
+                  AND annotation_id = v.annotation_id)"""
+    return int(db.execute(query, [project_id]).fetchone()[0])
+
+
 def record_annotators(db: Database, server: str, names: dict[int, str]) -> None:
     """Adds people by the server's user id; in the caller's transaction."""
     db.conn.executemany(

@@ -19,8 +19,16 @@ from annotator.rounds.picks import (
     times_sent,
 )
 from annotator.rounds.pool import CandidatePool, build_pool
+from annotator.rounds.servers import recognise_server
 from annotator.store import hold_lock, writing
-from annotator.studio.outbox import PushReport, push, queue_tasks, server_lock, unsent_picks
+from annotator.studio.outbox import (
+    PushReport,
+    finish_elsewhere,
+    push,
+    queue_tasks,
+    server_lock,
+    unsent_picks,
+)
 from annotator.studio.projects import ensure_project
 from annotator.studio.screen import task_data
 
@@ -137,9 +145,11 @@ def push_waiting(
     Raises StudioError; what was sent until then is recorded and is not sent again.
     """
     total = PushReport()
+    recognise_server(db, studio)
     with server_lock(studio.url):
         for overlap, pick_ids in sorted(unsent_picks(db).items()):
             project = ensure_project(db, studio, name, overlap)
+            total.add(finish_elsewhere(db, studio, project, grace_seconds, on_wait))
             report = push(
                 db,
                 studio,
@@ -150,12 +160,7 @@ def push_waiting(
                 on_stored=on_stored,
                 on_wait=on_wait,
             )
-            total.stored += report.stored
-            total.found += report.found
-            total.removed += report.removed
-            total.conflicts += report.conflicts
-            total.gone += report.gone
-            total.seconds += report.seconds
+            total.add(report)
     return total
 
 

@@ -45,9 +45,9 @@ def choose_batch(pool: Pool, strategy: Strategy, n: int, n_control: int, seed: i
     from strategies.baseline import random
     from strategies.pool import check_selection, eligible_for
 
-    # Separate streams: another strategy or another n leaves the control draw as it was.
+    # Separate streams: another strategy leaves the control draw as it was.
     control_rng, acquired_rng, order_rng = (np.random.default_rng([seed, i]) for i in range(3))
-    eligible_for(pool, n)
+    n_eligible = len(eligible_for(pool, n))
     parts = []
     if n_control:
         parts.append(random(pool, n_control, control_rng))
@@ -55,8 +55,20 @@ def choose_batch(pool: Pool, strategy: Strategy, n: int, n_control: int, seed: i
     if n > n_control:
         acquired = strategy(pool, n - n_control, acquired_rng)
         check_selection(pool, acquired, n - n_control)
-        parts.append(acquired)
+        parts.append(_of_whole_pool(acquired, n_control, n_eligible))
     return _mixed(parts, n_control, order_rng)
+
+
+def _of_whole_pool(acquired: Selection, n_control: int, n_eligible: int) -> Selection:
+    """The same picks, with propensities of the whole round.
+
+    The strategy's own are given that a pair was not drawn for the control arm, which had the
+    chance n_control / n_eligible.
+    """
+    from dataclasses import replace
+
+    spared = (n_eligible - n_control) / n_eligible
+    return replace(acquired, propensities=acquired.propensities * spared)
 
 
 def _mixed(parts: list[Selection], n_control: int, rng: np.random.Generator) -> Choice:

@@ -137,3 +137,23 @@ def control_votes(db: Database) -> int:
     query = """SELECT count(*) FROM current_votes v JOIN picks p ON p.id = v.pick_id
         WHERE p.arm = 'control' AND v.status = 'vote'"""
     return int(db.execute(query).fetchone()[0])
+
+
+def arm_progress(db: Database) -> dict[str, dict[str, int]]:
+    """Per arm: picks, `answered` by at least one vote, `open` without one, `gone` without one.
+
+    Gone are those whose task was deleted on the server.
+    """
+    query = """SELECT p.arm, count(*) AS picks, sum(v.voted IS NOT NULL) AS answered,
+          sum(v.voted IS NULL AND coalesce(t.state, '') <> 'gone') AS open,
+          sum(v.voted IS NULL AND coalesce(t.state, '') = 'gone') AS gone
+        FROM picks p LEFT JOIN tasks t ON t.pick_id = p.id
+        LEFT JOIN (SELECT DISTINCT pick_id AS voted FROM current_votes WHERE status = 'vote') v
+          ON v.voted = p.id
+        GROUP BY p.arm ORDER BY p.arm"""
+    return {str(row.pop("arm")): row for row in db.query(query)}
+
+
+def pairs_picked(db: Database) -> int:
+    """How many different pairs are in a round; they are not chosen again."""
+    return int(db.execute("SELECT count(DISTINCT pair_key) FROM picks").fetchone()[0])

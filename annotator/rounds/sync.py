@@ -10,23 +10,25 @@ changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from annotator.errors import StudioError
+from annotator.errors import StudioError, StudioNotFound
 from annotator.labels.votes import (
     Known,
     Vote,
     VoteCounts,
+    alive_annotations,
     annotator_ids,
     known_annotations,
     record_annotators,
     record_votes,
 )
+from annotator.rounds.servers import recognise_server
 from annotator.store import hold_lock, writing
-from annotator.studio.outbox import PushReport, picks_by_task_key, stored_count, sweep
+from annotator.studio.outbox import PushReport, expected_count, picks_by_task_key, sweep
 from annotator.studio.projects import StudioProject, advance_cursor, check_present, projects_on
 from annotator.studio.screen import BrokenAnswer, read_answer, to_pair_frame
 
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
 
     from annotator.studio.client import ChangedTask, Studio
 
-OVERLAP_SECONDS = 30.0
+# Longer than the 94 s for which an import was seen to keep the server's database locked.
+OVERLAP_SECONDS = 120.0
 TASKS_PER_TRANSACTION = 500
+NOBODY = "nobody is named as its annotator"
 
 
 @dataclass
@@ -47,6 +51,7 @@ class SyncReport:
     tasks_changed: int = 0
     tasks_gone: int = 0
     conflicts: list[str] = field(default_factory=list)
+    missing: list[StudioNotFound] = field(default_factory=list)
 
 
 def sync(
@@ -55,30 +60,23 @@ def sync(
     """New, edited, skipped and deleted annotations of all our projects on this server.
 
     One process at a time: what was read earlier must not be written later, or an old state of
-    an annotation would pass for its newest.
+    an annotation would pass for its newest. A project that is gone from the server does not
+    stop the others: it is named in the report.
     """
     report = SyncReport()
     with hold_lock(_lock_path(db), "a sync"):
+        recognise_server(db, studio)
         for project in projects_on(db, studio.url):
-            _look_for_lost_tasks(db, studio, project, report)
-            _sync_project(db, studio, project, report, on_tasks)
+            try:
+                _sync_project(db, studio, project, report, on_tasks)
+            except StudioNotFound as error:
+                report.missing.append(error)
     return report
 
 
 def _lock_path(db: Database) -> Path:
     path = Path(db.execute("PRAGMA database_list").fetchone()[2])
     return path.with_name(f"{path.name}.sync.lock")
-
-
-def _look_for_lost_tasks(
-    db: Database, studio: Studio, project: StudioProject, report: SyncReport
-) -> None:
-    """A deleted task does not show among the changed ones, but in the count."""
-    if check_present(studio, project) < stored_count(db, project):
-        swept = PushReport()
-        sweep(db, studio, project, swept)
-        report.tasks_gone += swept.gone
-        report.conflicts += swept.conflicts
 
 
 def _sync_project(
@@ -88,9 +86,37 @@ def _sync_project(
     report: SyncReport,
     on_tasks: Callable[[int], object],
 ) -> None:
+    there = check_present(studio, project)
+    if there.n_tasks != expected_count(db, project):
+        _look_for_lost_tasks(db, studio, project, report)
+    _read_changes(db, studio, project, project.cursor, report, on_tasks)
+    # What was there before the pass must be here after it. If not, a change was committed so
+    # late that the cursor had passed its stamp: everything is read once more.
+    if alive_annotations(db, project.id) < there.n_annotations + there.n_skips:
+        _read_changes(db, studio, project, None, report, on_tasks)
+
+
+def _look_for_lost_tasks(
+    db: Database, studio: Studio, project: StudioProject, report: SyncReport
+) -> None:
+    """A deleted task, or a late copy of one, does not show among the changed ones."""
+    swept = PushReport()
+    sweep(db, studio, project, swept, thorough=True)
+    report.tasks_gone += swept.gone
+    report.conflicts += swept.conflicts
+
+
+def _read_changes(
+    db: Database,
+    studio: Studio,
+    project: StudioProject,
+    since: str | None,
+    report: SyncReport,
+    on_tasks: Callable[[int], object],
+) -> None:
     seen_by = _seen_by(studio)
     chunk: list[ChangedTask] = []
-    for task in studio.changed_tasks(project.studio_id, project.cursor):
+    for task in studio.changed_tasks(project.studio_id, since):
         chunk.append(task)
         if len(chunk) == TASKS_PER_TRANSACTION:
             _take_in(db, studio, project, chunk, _cursor(chunk, seen_by), report)
@@ -134,11 +160,13 @@ def _take_in(
     _meet_annotators(db, studio, tasks)
     picks = picks_by_task_key(db, [task.key for task in tasks if task.key])
     people = annotator_ids(db, studio.url)
-    votes = [
-        _read(annotation, task, picks, people) for task in tasks for annotation in task.annotations
-    ]
     with writing(db):
         known = known_annotations(db, project.id, [task.id for task in tasks])
+        votes = [
+            _keep_annotator(_read(annotation, task, picks, people), known)
+            for task in tasks
+            for annotation in task.annotations
+        ]
         new = record_votes(db, project.id, votes + _deleted(known, votes), known)
         if cursor is not None:
             advance_cursor(db, project.id, cursor)
@@ -186,7 +214,7 @@ def _read(
         return Vote(**base, status="rejected", reason="the task is not one of ours")
     base["pick_id"] = pick[0]
     if base["annotator_id"] is None:
-        return Vote(**base, status="rejected", reason="nobody is named as its annotator")
+        return Vote(**base, status="rejected", reason=NOBODY)
     try:
         answer = read_answer(annotation)
     except BrokenAnswer as broken:
@@ -202,6 +230,14 @@ def _read(
         seconds=answer.lead_seconds,
         prefilled=answer.origin_prediction,
     )
+
+
+def _keep_annotator(vote: Vote, known: dict[int, Known]) -> Vote:
+    """The vote; or, when only its annotator's account was removed since, nothing new."""
+    old = known.get(vote.annotation_id)
+    if vote.reason == NOBODY and old and old.annotator_id and old.updated_at == vote.updated_at:
+        return replace(vote, status=old.status)
+    return vote
 
 
 def _whole_number(value: object) -> int:

@@ -34,12 +34,21 @@ def connect(path: Path, *, readonly: bool) -> Database:
     db = Database(connection)
     db.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
     db.execute("PRAGMA foreign_keys=ON")
-    if not readonly:
-        if is_blank(db):
-            db.execute(f"PRAGMA page_size={PAGE_BYTES}")
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
     return db
+
+
+def prepare(db: Database, path: Path) -> None:
+    """Write-ahead log and full synchronisation; raises StoreError where the disk has no WAL."""
+    if is_blank(db):
+        db.execute(f"PRAGMA page_size={PAGE_BYTES}")
+    mode = db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(
+            f"{path} cannot have a write-ahead log here (SQLite keeps to {mode!r})",
+            expected="a local file system, not a network one",
+            todo="move the project to a local disk",
+        )
+    db.execute("PRAGMA synchronous=FULL")
 
 
 def pragma(db: Database, name: str) -> int:

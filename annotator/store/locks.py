@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from annotator.errors import StoreBusy
+from annotator.errors import StoreBusy, StoreError
 
 POLL_SECONDS = 0.05
 
@@ -29,8 +29,7 @@ def hold_lock(
     handed the descriptor keeps the lock past its parent's death. Raises StoreBusy after
     `wait_seconds`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _opened(path)
     try:
         if not _taken(descriptor):
             on_wait()
@@ -39,6 +38,18 @@ def hold_lock(
     finally:
         # Closed, not unlocked: unlocking would also take the lock from a child that shares it.
         os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the lock {path}: {error.strerror}",
+            expected="a folder that this user may write to",
+            todo="check owner and permissions, and that the disk is not full",
+        ) from error
 
 
 def _taken(descriptor: int) -> bool:

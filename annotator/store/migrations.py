@@ -172,8 +172,9 @@ CREATE TABLE projects (
   screen TEXT NOT NULL,              -- hash of the labelling screen
   overlap INTEGER NOT NULL,
   cursor TEXT,                       -- updated_at up to which votes were taken in
+  n_foreign INTEGER NOT NULL DEFAULT 0,  -- tasks there that are not ours, or doubled
   created_at TEXT NOT NULL,
-  UNIQUE (server, mark)
+  UNIQUE (mark)                      -- it holds this database's id; a server's URL may change
 );
 
 CREATE TABLE rounds (
@@ -206,6 +207,7 @@ CREATE TABLE picks (
   UNIQUE (round_id, place)
 );
 CREATE UNIQUE INDEX picks_once ON picks(pair_key) WHERE arm IN ('acquired', 'control');
+CREATE INDEX picks_pair_key ON picks(pair_key);
 CREATE INDEX picks_pair ON picks(a_id, b_id);
 
 CREATE TABLE tasks (

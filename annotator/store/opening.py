@@ -12,6 +12,7 @@ from annotator.store.database import (
     connect,
     is_blank,
     pragma,
+    prepare,
     store_errors,
 )
 from annotator.store.migrations import migrate
@@ -39,7 +40,8 @@ def open_db(path: Path, *, create: bool = False) -> Database:
     with store_errors(path):
         db = connect(path, readonly=False)
         try:
-            _check_ours(db, path)
+            _check_ours(db, path)  # before anything is changed: the file may be another program's
+            prepare(db, path)
             migrate(db, path)
             _check_health(db, path)
         except BaseException:

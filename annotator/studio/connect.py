@@ -30,8 +30,8 @@ def connect(url: str | None, environment: Mapping[str, str] | None = None) -> St
     local = LocalStudio().running()
     if local is None and not url:
         raise StudioUnreachable(
-            "no Label Studio is named, and the local one is not running",
-            expected="a server to send pairs to",
+            "the local Label Studio is not running, and no other one is named",
+            expected="a server to talk to",
             todo=f"run `annotator studio up`, or set LABEL_STUDIO_URL and {KEY_VARIABLE}",
         )
     if local and (not url or url.rstrip("/") == local.url):

@@ -16,6 +16,8 @@ be running while we look.
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,8 +27,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from annotator.errors import StudioFailed, StudioUnreachable
 from annotator.store import hold_lock, now, writing
-from annotator.studio.projects import StudioProject, check_present
+from annotator.studio.projects import (
+    StudioProject,
+    check_present,
+    projects_on,
+    record_foreign,
+)
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -34,6 +42,9 @@ if TYPE_CHECKING:
     from annotator.studio.client import Studio, TaskRef
 
 TASKS_PER_IMPORT = 10_000
+# Far under the 64 MiB at which the client would cut a request in two, even where every
+# character takes several bytes.
+CHARS_PER_IMPORT = 8_000_000
 SETTLE_POLL_SECONDS = 2.0
 
 # (task_key, payload) of the rows asked for; the caller knows texts and sides, we do not.
@@ -51,12 +62,24 @@ class PushReport:
     gone: int = 0
     seconds: float = 0.0
 
+    def add(self, other: PushReport) -> None:
+        """Takes in what another push did."""
+        self.stored += other.stored
+        self.found += other.found
+        self.removed += other.removed
+        self.conflicts += other.conflicts
+        self.gone += other.gone
+        self.seconds += other.seconds
+
 
 @contextmanager
 def server_lock(url: str) -> Iterator[None]:
-    """One push at a time per server and user, since parallel imports stall Label Studio."""
+    """One push at a time per server and user, since parallel imports stall Label Studio.
+
+    What keeps a task from being sent twice is not this lock but the claim in `_claim`.
+    """
     name = hashlib.sha256(url.encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"annotator-push-{name}.lock"
+    path = Path(tempfile.gettempdir()) / f"annotator-push-{os.getuid()}-{name}.lock"
     with hold_lock(path, f"a push to {url}", wait_seconds=3600):
         yield
 
@@ -97,18 +120,62 @@ def push(
     """
     started = time.monotonic()
     report = PushReport()
-    _settle(db, studio, project, grace_seconds, report, on_wait)
-    for chunk in _chunks(_pending(db, pick_ids), TASKS_PER_IMPORT):
+    resent = _settle(db, studio, project, grace_seconds, report, on_wait)
+    for chunk in _chunks(db, _pending(db, pick_ids)):
         _send(db, studio, project, chunk, payloads, report)
         on_stored(len(chunk))
-    sweep(db, studio, project, report)
+    sweep(db, studio, project, report, thorough=resent)
     report.seconds = time.monotonic() - started
     return report
 
 
-def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def finish_elsewhere(
+    db: Database,
+    studio: Studio,
+    current: StudioProject,
+    grace_seconds: float,
+    on_wait: Callable[[float], object],
+) -> PushReport:
+    """Settles and sweeps what an interrupted push left in other projects of this server.
+
+    Such a project belongs to an earlier version of the screen, or to another overlap; what did
+    not arrive there is pending again and goes to the current one.
+    """
+    report = PushReport()
+    for project in projects_on(db, studio.url):
+        if project.id != current.id and _unfinished(db, project):
+            resent = _settle(db, studio, project, grace_seconds, report, on_wait)
+            sweep(db, studio, project, report, thorough=resent)
+    return report
+
+
+def _unfinished(db: Database, project: StudioProject) -> bool:
+    query = "SELECT 1 FROM tasks WHERE project_id = ? AND state IN ('sent', 'stored') LIMIT 1"
+    return db.execute(query, [project.id]).fetchone() is not None
+
+
+def _chunks(db: Database, picks: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """The picks in parts that are one request each, so that `sent_at` is when that one began."""
+    sizes = _text_sizes(db, [pick_id for pick_id, _ in picks])
+    chunk: list[tuple[int, str]] = []
+    size = 0
+    for pick in picks:
+        if chunk and (len(chunk) == TASKS_PER_IMPORT or size + sizes[pick[0]] > CHARS_PER_IMPORT):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(pick)
+        size += sizes[pick[0]]
+    if chunk:
+        yield chunk
+
+
+def _text_sizes(db: Database, pick_ids: list[int]) -> dict[int, int]:
+    """Characters of the texts that each task will hold."""
+    query = """SELECT p.id, length(a.text) + length(b.text) + length(q.messages) FROM picks p
+        JOIN responses a ON a.id = p.a_id JOIN responses b ON b.id = p.b_id
+        JOIN prompts q ON q.id = a.prompt_id
+        WHERE p.id IN (SELECT value FROM json_each(?))"""
+    return dict(db.execute(query, [json.dumps(pick_ids)]).fetchall())
 
 
 def _pending(db: Database, pick_ids: list[int]) -> list[tuple[int, str]]:
@@ -126,19 +193,41 @@ def _send(
     report: PushReport,
 ) -> None:
     data = payloads([pick_id for pick_id, _ in chunk])
-    with writing(db):
-        db.conn.executemany(
-            """UPDATE tasks SET state = 'sent', sent_at = ?, attempts = attempts + 1,
-            project_id = ? WHERE pick_id = ? AND state = 'pending'""",
-            [(now(), project.id, pick_id) for pick_id, _ in chunk],
-        )
-    ids = studio.import_tasks(project.studio_id, [data[pick_id] for pick_id, _ in chunk])
+    claimed = _claim(db, project, [pick_id for pick_id, _ in chunk])
+    chunk = [pick for pick in chunk if pick[0] in claimed]
+    try:
+        ids = studio.import_tasks(project.studio_id, [data[pick_id] for pick_id, _ in chunk])
+    except (StudioUnreachable, StudioFailed):
+        # It may still be running there: the grace period counts from now.
+        _stamp(db, [pick_id for pick_id, _ in chunk])
+        raise
     if ids is None:  # an edition that imports later: the key is all there is to go by
         ids_by_key = _wait_for_keys(studio, project, [key for _, key in chunk])
     else:
         ids_by_key = dict(zip((key for _, key in chunk), ids, strict=True))
     _mark_stored(db, ids_by_key)
     report.stored += len(ids_by_key)
+
+
+def _claim(db: Database, project: StudioProject, pick_ids: list[int]) -> set[int]:
+    """Marks tasks as sent before they are; only those that nobody else has claimed."""
+    with writing(db):
+        rows = db.execute(
+            """UPDATE tasks SET state = 'sent', sent_at = ?, attempts = attempts + 1,
+            project_id = ? WHERE state = 'pending'
+            AND pick_id IN (SELECT value FROM json_each(?)) RETURNING pick_id""",
+            [now(), project.id, json.dumps(pick_ids)],
+        ).fetchall()
+    return {pick_id for (pick_id,) in rows}
+
+
+def _stamp(db: Database, pick_ids: list[int]) -> None:
+    with writing(db):
+        db.execute(
+            """UPDATE tasks SET sent_at = ? WHERE state = 'sent'
+            AND pick_id IN (SELECT value FROM json_each(?))""",
+            [now(), json.dumps(pick_ids)],
+        )
 
 
 def _wait_for_keys(studio: Studio, project: StudioProject, keys: list[str]) -> dict[str, int]:
@@ -173,16 +262,18 @@ def _settle(
     grace_seconds: float,
     report: PushReport,
     on_wait: Callable[[float], object],
-) -> None:
-    """Finds out what became of tasks whose push was never answered.
+) -> bool:
+    """Finds out what became of tasks whose push was never answered; whether there were any.
 
     Found on the server: stored. Not found once the grace period is over: pending again.
     """
+    looked = False
     started = time.monotonic()
     while True:
         unanswered = _unanswered(db, project)
         if not unanswered:
-            return
+            return looked
+        looked = True
         # The age is taken before looking: what was not there when the grace period had already
         # passed is not going to arrive.
         age = _age_of_youngest(unanswered.values(), time.monotonic() - started)
@@ -190,10 +281,10 @@ def _settle(
         _mark_stored(db, found)
         report.found += len(found)
         if len(found) == len(unanswered):
-            return
+            return looked
         if age >= grace_seconds:
             _send_again(db, [key for key in unanswered if key not in found])
-            return
+            return looked
         on_wait(grace_seconds - age)
         time.sleep(min(SETTLE_POLL_SECONDS, max(grace_seconds - age, 0.05)))
 
@@ -217,14 +308,23 @@ def _send_again(db: Database, keys: list[str]) -> None:
         )
 
 
-def sweep(db: Database, studio: Studio, project: StudioProject, report: PushReport) -> None:
+def sweep(
+    db: Database,
+    studio: Studio,
+    project: StudioProject,
+    report: PushReport,
+    *,
+    thorough: bool = False,
+) -> None:
     """Makes sure that each key has exactly one task on the server.
 
-    When the server counts as many tasks as it gave us ids, there is nothing to look for: that
-    is one small request. Otherwise, or where a conflict was open, all keys are listed; of
-    duplicates the lowest id stays, the others are deleted if nobody answered them.
+    When the server counts as many tasks as it gave us ids, and nothing had to be sent again,
+    there is nothing to look for: that is one small request. Otherwise, where a conflict was
+    open, or when it shall be `thorough`, all keys are listed; of duplicates the lowest id stays,
+    the others are deleted if nobody answered them.
     """
-    if check_present(studio, project) != stored_count(db, project) or conflicts(db):
+    n_there = check_present(studio, project).n_tasks
+    if thorough or conflicts(db) or n_there != expected_count(db, project):
         _sweep_by_listing(db, studio, project, report)
     with writing(db):
         db.execute(
@@ -233,10 +333,10 @@ def sweep(db: Database, studio: Studio, project: StudioProject, report: PushRepo
         )
 
 
-def stored_count(db: Database, project: StudioProject) -> int:
-    """How many tasks of the project we know to be on the server."""
-    query = """SELECT count(*) FROM tasks
-        WHERE project_id = ? AND state IN ('stored', 'swept', 'conflict')"""
+def expected_count(db: Database, project: StudioProject) -> int:
+    """How many tasks the project should have: ours, and those not ours at the last listing."""
+    query = """SELECT count(*) + (SELECT n_foreign FROM projects WHERE id = ?1) FROM tasks
+        WHERE project_id = ?1 AND state IN ('stored', 'swept', 'conflict')"""
     return int(db.execute(query, [project.id]).fetchone()[0])
 
 
@@ -259,6 +359,9 @@ def _sweep_by_listing(
         _resolve(db, studio, project, doubled, report)
     _record_single(db, {key: ids[0] for key, ids in there.items() if len(ids) == 1})
     report.gone += _mark_gone(db, [key for key in ours if key not in there])
+    n_there = check_present(studio, project).n_tasks
+    with writing(db):
+        record_foreign(db, project.id, n_there - len(there))
 
 
 def _record_single(db: Database, ids_by_key: dict[str, int]) -> None:
@@ -312,8 +415,6 @@ def task_counts(db: Database) -> dict[str, int]:
 
 def picks_by_task_key(db: Database, keys: list[str]) -> dict[str, tuple[int, str]]:
     """Task key -> (pick id, side order), for the keys that are ours."""
-    import json
-
     query = """SELECT t.task_key, p.id, p.side_order FROM tasks t
         JOIN picks p ON p.id = t.pick_id
         WHERE t.task_key IN (SELECT value FROM json_each(?))"""
@@ -324,3 +425,12 @@ def conflicts(db: Database) -> list[tuple[str, str]]:
     """(task key, what is wrong) of tasks that exist twice with answers on both."""
     query = "SELECT task_key, problem FROM tasks WHERE state = 'conflict' ORDER BY id"
     return [(key, problem) for key, problem in db.execute(query)]
+
+
+def give_up_project(db: Database, project: StudioProject) -> int:
+    """Marks every task of a deleted project as gone, in the caller's transaction; how many."""
+    return db.execute(
+        """UPDATE tasks SET state = 'gone', problem = 'its project was deleted on the server'
+        WHERE project_id = ? AND state NOT IN ('pending', 'gone')""",
+        [project.id],
+    ).rowcount

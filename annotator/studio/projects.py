@@ -12,7 +12,7 @@ from annotator.studio.screen import config_xml, screen_version
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-    from annotator.studio.client import Studio
+    from annotator.studio.client import ProjectInfo, Studio
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def _mark(db: Database, overlap: int) -> str:
     return f"annotator:{database_id}:{screen_version()}:{overlap}"
 
 
-def check_present(studio: Studio, project: StudioProject) -> int:
-    """How many tasks the project has on the server; raises StudioNotFound when it is gone.
+def check_present(studio: Studio, project: StudioProject) -> ProjectInfo:
+    """The project as the server has it; raises StudioNotFound when it is gone.
 
     Project ids start again after a wipe, so the mark in the description is compared as well.
     """
@@ -80,9 +80,10 @@ def check_present(studio: Studio, project: StudioProject) -> int:
         raise StudioNotFound(
             f"project {project.studio_id} ({project.title}) is gone from {project.server}",
             expected="the project that this database made there",
-            todo="restore the server's data; votes that were synced are safe in the database",
+            todo="restore the server's data; or, if it was deleted on purpose, let it go with "
+            f"`annotator sync --forget {project.studio_id}` (votes that were synced stay)",
         )
-    return found.n_tasks
+    return found
 
 
 def project_of(db: Database, project_id: int) -> StudioProject:
@@ -96,3 +97,46 @@ def project_of(db: Database, project_id: int) -> StudioProject:
 def advance_cursor(db: Database, project_id: int, cursor: str) -> None:
     """Remembers up to which `updated_at` votes were taken in; in the caller's transaction."""
     db.execute("UPDATE projects SET cursor = ? WHERE id = ?", [cursor, project_id])
+
+
+def record_foreign(db: Database, project_id: int, n: int) -> None:
+    """Remembers how many tasks of the project are not ours; in the caller's transaction."""
+    db.execute("UPDATE projects SET n_foreign = ? WHERE id = ?", [max(n, 0), project_id])
+
+
+def projects_elsewhere(db: Database, server: str) -> list[StudioProject]:
+    """The projects that this database has made on servers of other addresses."""
+    rows = db.execute(f"SELECT {_COLUMNS} FROM projects WHERE server <> ? ORDER BY id", [server])  # noqa: S608
+    return [StudioProject(*row) for row in rows]
+
+
+def is_same_server(studio: Studio, project: StudioProject) -> bool:
+    """Whether this server is the one that has the project, under an address we did not know."""
+    try:
+        return project.mark in studio.project(project.studio_id).description
+    except StudioNotFound:
+        return False
+
+
+def move_project(db: Database, project_id: int, server: str) -> None:
+    """Records the address under which the project's server is known now."""
+    db.execute("UPDATE projects SET server = ? WHERE id = ?", [server, project_id])
+
+
+def retire_project(db: Database, project: StudioProject) -> None:
+    """Lets a project go that was deleted on purpose: the next push makes another one.
+
+    Its tasks must have been marked gone before. In the caller's transaction.
+    """
+    db.execute(
+        "UPDATE projects SET server = ?, mark = ? WHERE id = ?",
+        [f"gone:{project.server}", f"gone:{project.id}:{project.mark}", project.id],
+    )
+
+
+def living_projects(db: Database) -> list[StudioProject]:
+    """The projects that this database has made anywhere, but for those that were let go."""
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM projects WHERE server NOT LIKE 'gone:%' ORDER BY id"  # noqa: S608
+    )
+    return [StudioProject(*row) for row in rows]

@@ -54,7 +54,7 @@ FORMATS = {
         ),
         Format(
             "columns",
-            "prompt or instruction, and two or more columns of responses (CSV, parquet)",
+            "prompt, instruction, question, query or input, and two or more columns of text",
             columns.matches,
             columns.read,
             tables_only=True,
@@ -85,6 +85,6 @@ def _unknown(sample: Sequence[dict[str, Any]], where: Path) -> UnknownFormat:
     keys = sorted({key for row in sample for key in row})
     return UnknownFormat(
         f"no format fits {where}; its first records have {', '.join(keys[:30]) or 'no fields'}",
-        expected="; ".join(f"{f.name}: {f.needs}" for f in FORMATS.values()),
-        todo="rename the fields, or pass --format to read the file as one of these",
+        expected="\n".join(["one of", *(f"  {f.name}: {f.needs}" for f in FORMATS.values())]),
+        todo="rename the fields, or say what the file is: --format, or --prompt and --responses",
     )
