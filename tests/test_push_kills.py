@@ -137,18 +137,28 @@ def assert_each_arrived_once(db: Database, studio: Studio) -> None:
     assert broken_invariants(db) == []
 
 
+SOAK = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+
 @pytest.mark.studio
-def test_twenty_kills_against_the_real_server(
-    db: Database, tmp_path: Path, request: pytest.FixtureRequest
+@pytest.mark.parametrize(
+    ("n_kills", "sizes"), [(20, [2, 25, 3, 30, 2]), pytest.param(60, [60, 2, 60], marks=SOAK)]
+)
+def test_kills_against_the_real_server(
+    db: Database,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    n_kills: int,
+    sizes: list[int],
 ) -> None:
     real = request.getfixturevalue("real_studio")
-    pairs = all_pairs(db, [2, 25, 3, 30, 2])
+    pairs = all_pairs(db, sizes)
     with Studio(real.url, real.token) as studio:
         try:
             unanswered = kill_over_and_over(
-                db, tmp_path / "annotator.db", real, pairs, 20, 0.3, grace_seconds=3.0
+                db, tmp_path / "annotator.db", real, pairs, n_kills, 0.3, grace_seconds=3.0
             )
-            assert unanswered >= 5
+            assert unanswered >= n_kills // 4
             push(db, studio, grace_seconds=3.0)
             assert_each_arrived_once(db, studio)
         finally:
