@@ -115,11 +115,6 @@ def number_or_none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def picks_of_round(db: Database, round_id: int) -> list[dict[str, object]]:
-    """The picks of a round in the order of their places."""
-    return list(db.query("SELECT * FROM picks WHERE round_id = ? ORDER BY place", [round_id]))
-
-
 def round_counts(db: Database) -> list[dict[str, object]]:
     """Per round: when, strategy, seed and size of each arm."""
     query = """SELECT id, started_at, strategy, seed, n_acquired, n_control, overlap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from annotator.errors import StudioError, StudioNotFound
+from annotator.errors import StudioNotFound
 from annotator.store import now, writing
 from annotator.studio.screen import config_xml, screen_version
 
@@ -84,14 +84,6 @@ def check_present(studio: Studio, project: StudioProject) -> ProjectInfo:
             f"`annotator sync --forget {project.studio_id}` (votes that were synced stay)",
         )
     return found
-
-
-def project_of(db: Database, project_id: int) -> StudioProject:
-    """One project by our id."""
-    row = db.execute(f"SELECT {_COLUMNS} FROM projects WHERE id = ?", [project_id]).fetchone()  # noqa: S608
-    if row is None:
-        raise StudioError(f"no project {project_id} in the database")
-    return StudioProject(*row)
 
 
 def advance_cursor(db: Database, project_id: int, cursor: str) -> None:
