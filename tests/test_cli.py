@@ -511,10 +511,20 @@ def test_colours_are_for_terminals_that_want_them(
         assert "\x1b" not in other
 
 
+# A shell starts what runs in its background with Ctrl-C switched off, and its children inherit
+# that; where the tests themselves run so, the command shall listen all the same.
+INTERRUPTIBLE = [
+    sys.executable,
+    "-c",
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from annotator.cli import main; main(prog_name='annotator')",
+]
+
+
 def interrupted(wait_for: str, studio: FakeStudio, *arguments: str) -> tuple[int, str, str]:
     """A real process that gets Ctrl-C once it has sent a request that begins so."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "annotator", *arguments],
+        [*INTERRUPTIBLE, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -559,7 +569,7 @@ def test_watching_waits_for_a_server_that_is_away(
         raw.execute("UPDATE projects SET server = ?", [away])
     monkeypatch.setenv("LABEL_STUDIO_URL", away)
     watch = subprocess.Popen(
-        [sys.executable, "-m", "annotator", "sync", "--watch", "--every", "1"],
+        [*INTERRUPTIBLE, "sync", "--watch", "--every", "1"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
