@@ -15,8 +15,6 @@ from annotator.store import now
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-GRADES = ("a_much_better", "a_better", "tie", "both_bad", "b_better", "b_much_better")
-
 
 @dataclass(frozen=True)
 class Vote:

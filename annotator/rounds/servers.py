@@ -26,7 +26,7 @@ def recognise_server(db: Database, studio: Studio) -> None:
     """Finds our projects again on a server whose address changed (localhost for 127.0.0.1,
     https, another port), so that its votes are not read a second time as somebody else's."""
     for project in projects_elsewhere(db, studio.url):
-        if not project.server.startswith("gone:") and is_same_server(studio, project):
+        if is_same_server(studio, project):
             with writing(db):
                 move_project(db, project.id, studio.url)
                 move_annotators(db, project.server, studio.url)

@@ -31,10 +31,22 @@ class StudioProject:
 _COLUMNS = "id, server, studio_id, mark, title, overlap, cursor"
 
 
+def living_projects(db: Database) -> list[StudioProject]:
+    """The projects that this database has made anywhere, but for those that were let go."""
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM projects WHERE server NOT LIKE 'gone:%' ORDER BY id"  # noqa: S608
+    )
+    return [StudioProject(*row) for row in rows]
+
+
 def projects_on(db: Database, server: str) -> list[StudioProject]:
     """The projects that this database has made on that server."""
-    rows = db.execute(f"SELECT {_COLUMNS} FROM projects WHERE server = ? ORDER BY id", [server])  # noqa: S608
-    return [StudioProject(*row) for row in rows]
+    return [project for project in living_projects(db) if project.server == server]
+
+
+def projects_elsewhere(db: Database, server: str) -> list[StudioProject]:
+    """The projects that this database has made on servers of other addresses."""
+    return [project for project in living_projects(db) if project.server != server]
 
 
 def ensure_project(db: Database, studio: Studio, name: str, overlap: int) -> StudioProject:
@@ -96,12 +108,6 @@ def record_foreign(db: Database, project_id: int, n: int) -> None:
     db.execute("UPDATE projects SET n_foreign = ? WHERE id = ?", [max(n, 0), project_id])
 
 
-def projects_elsewhere(db: Database, server: str) -> list[StudioProject]:
-    """The projects that this database has made on servers of other addresses."""
-    rows = db.execute(f"SELECT {_COLUMNS} FROM projects WHERE server <> ? ORDER BY id", [server])  # noqa: S608
-    return [StudioProject(*row) for row in rows]
-
-
 def is_same_server(studio: Studio, project: StudioProject) -> bool:
     """Whether this server is the one that has the project, under an address we did not know."""
     try:
@@ -124,11 +130,3 @@ def retire_project(db: Database, project: StudioProject) -> None:
         "UPDATE projects SET server = ?, mark = ? WHERE id = ?",
         [f"gone:{project.server}", f"gone:{project.id}:{project.mark}", project.id],
     )
-
-
-def living_projects(db: Database) -> list[StudioProject]:
-    """The projects that this database has made anywhere, but for those that were let go."""
-    rows = db.execute(
-        f"SELECT {_COLUMNS} FROM projects WHERE server NOT LIKE 'gone:%' ORDER BY id"  # noqa: S608
-    )
-    return [StudioProject(*row) for row in rows]
