@@ -13,6 +13,8 @@ AnnotatorError                     base; the command line prints it without a tr
 ├── EncoderError                   embeddings
 │   ├── EncoderMissing             weights or package are not there
 │   └── BadVectors                 NaN, zero or of the wrong dimension
+├── ScoreError                     scores of responses, and the data map made of them
+├── PreferenceError                votes or features that no preference model can be fitted to
 ├── RoundError                     choosing a batch
 │   └── RoundConflict              another process took the pairs first
 ├── StudioError                    Label Studio
@@ -100,6 +102,14 @@ class EncoderMissing(EncoderError):
 
 class BadVectors(EncoderError):
     """Vectors hold NaN or infinity, have no length, or have the wrong dimension."""
+
+
+class ScoreError(AnnotatorError):
+    """There are no scores of that name, or too few for a data map."""
+
+
+class PreferenceError(AnnotatorError):
+    """Votes or features that no preference model can be fitted to."""
 
 
 class RoundError(AnnotatorError):

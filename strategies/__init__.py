@@ -14,6 +14,11 @@ import difflib
 from importlib.metadata import EntryPoint, entry_points
 
 from strategies.baseline import random
+from strategies.datamap import (
+    datamap_high_mean_low_variance,
+    datamap_high_variance,
+    datamap_low_mean,
+)
 from strategies.dissimilarity import (
     real_centroid,
     real_easy,
@@ -21,6 +26,17 @@ from strategies.dissimilarity import (
     real_hard,
     real_hard_ranked,
 )
+from strategies.diversity import aepo, badge, k_center
+from strategies.dueling import delta_ucb, drts, infomax
+from strategies.hybrid import hybrid
+from strategies.influence import expected_influence, expected_lossdiff_irm
+from strategies.information import (
+    certainty,
+    d_optimal,
+    expected_error,
+    uncertainty,
+)
+from strategies.information import information as most_information  # the module keeps its name
 from strategies.pool import BadPlugin, Strategy, UnknownStrategy
 
 __all__ = [
@@ -34,12 +50,29 @@ __all__ = [
 ENTRY_POINT_GROUP = "annotator.strategies"
 
 STRATEGIES: dict[str, Strategy] = {
+    "hybrid": hybrid,
     "random": random,
     "real-easy": real_easy,
     "real-easy-ranked": real_easy_ranked,
     "real-hard": real_hard,
     "real-hard-ranked": real_hard_ranked,
     "real-centroid": real_centroid,
+    "datamap-high-mean-low-variance": datamap_high_mean_low_variance,
+    "datamap-high-variance": datamap_high_variance,
+    "datamap-low-mean": datamap_low_mean,
+    "uncertainty": uncertainty,
+    "certainty": certainty,
+    "information": most_information,
+    "expected-error": expected_error,
+    "d-optimal": d_optimal,
+    "drts": drts,
+    "delta-ucb": delta_ucb,
+    "infomax": infomax,
+    "expected-lossdiff-irm": expected_lossdiff_irm,
+    "expected-influence": expected_influence,
+    "k-center": k_center,
+    "badge": badge,
+    "aepo": aepo,
 }
 
 

@@ -24,21 +24,11 @@ is not next in its prompt could not have been drawn.
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 
+from strategies.passes import in_turn, passes
 from strategies.pool import Pool, Selection, eligible_for
-from strategies.within_prompt import (
-    Bools,
-    Floats,
-    Positions,
-    cosines_of_pairs,
-    rows_of_equal_length,
-    two_means,
-)
-
-Ranking: TypeAlias = Floats | Positions | Bools
+from strategies.within_prompt import Floats, Positions, cosines_of_pairs, two_means
 
 
 def real_easy(pool: Pool, n: int, rng: np.random.Generator) -> Selection:
@@ -108,9 +98,9 @@ def real_centroid(pool: Pool, n: int, rng: np.random.Generator) -> Selection:
     score = 0.0 - (clusters.to_centre[a] + clusters.to_centre[b])
     inside = clusters.second[a] == clusters.second[b]
     draw = rng.permutation(len(eligible))  # the order of the rows often tells who answered
-    turn = _passes(pool, eligible, (draw, -score, inside))
+    turn = passes(pool, eligible, (draw, -score, inside))
     turn += inside * (turn.max() + 1)
-    chosen = _in_turn(n, turn, score, rng)
+    chosen = in_turn(n, turn, score, rng)
     return Selection.of(eligible[chosen], scores=score[chosen])
 
 
@@ -136,10 +126,10 @@ def _by_merit(
     corpus_level = pool.responses_per_prompt[pool.prompt_of_pair[eligible]] == 2
     within, corpus = eligible[~corpus_level], eligible[corpus_level]
     n_within = _share(n, pool, within, corpus)
-    turn = _passes(pool, within, (-score[within],))
+    turn = passes(pool, within, (-score[within],))
     chosen = np.concatenate(
         (
-            within[_in_turn(n_within, turn, score[within], rng)],
+            within[in_turn(n_within, turn, score[within], rng)],
             corpus[np.argsort(-score[corpus], kind="stable")[: n - n_within]],
         )
     )
@@ -153,29 +143,3 @@ def _share(n: int, pool: Pool, within: Positions, corpus: Positions) -> int:
     share = (2 * n * n_prompts_within + n_prompts) // (2 * n_prompts)
     # Only the corpus can have too few: its prompts have one pair each, the others one or more.
     return int(max(share, n - len(corpus)))
-
-
-def _passes(pool: Pool, eligible: Positions, keys: tuple[Ranking, ...]) -> Positions:
-    """The pass in which each eligible pair is its prompt's offer, (n_eligible,), from 0.
-
-    Its rank among the prompt's eligible pairs by the keys, each (n_eligible,), lowest first and the
-    last key foremost as in np.lexsort, plus the number of the prompt's pairs picked before.
-    """
-    prompt_of_pair = pool.prompt_of_pair
-    prompt = prompt_of_pair[eligible]
-    picked = np.bincount(prompt_of_pair[~pool.pair_eligible], minlength=pool.n_prompts)
-    turn: Positions = picked[prompt]
-    # Sorting the rows of a matrix is several times faster than one long sort by prompt and score.
-    for rows in rows_of_equal_length(prompt):
-        ranked = np.lexsort([key[rows] for key in keys], axis=1)
-        turn[np.take_along_axis(rows, ranked, axis=1)] += np.arange(rows.shape[1])
-    return turn
-
-
-def _in_turn(n: int, turn: Positions, score: Floats, rng: np.random.Generator | None) -> Positions:
-    """The n offers of the earliest passes; within a pass in drawn order, without rng by score."""
-    pass_of_last = np.searchsorted(np.cumsum(np.bincount(turn)), n)
-    offered = np.flatnonzero(turn <= pass_of_last)
-    order = -score[offered] if rng is None else rng.permutation(len(offered))
-    first: Positions = offered[np.lexsort((order, turn[offered]))[:n]]
-    return first

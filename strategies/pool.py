@@ -6,6 +6,7 @@ cannot do it says with an error of the family below.
 
 StrategyError                      base; has found, expected and todo
 ├── BadPool                        the arrays contradict each other or hold no usable vectors
+├── MissingSignal                  the strategy ranks by arrays that this pool does not have
 ├── BadBatchSize                   asked for fewer than one pair
 ├── PoolTooSmall                   asked for more pairs than are eligible
 ├── StrategyViolation              a strategy broke the contract
@@ -53,6 +54,10 @@ class BadPool(StrategyError):
     """The arrays of a pool contradict each other or hold no usable vectors."""
 
 
+class MissingSignal(StrategyError):
+    """The strategy ranks by arrays that this pool does not have."""
+
+
 class BadBatchSize(StrategyError):
     """The number of pairs asked for is not a whole number of at least one."""
 
@@ -82,9 +87,9 @@ class BadPlugin(StrategyError):
     """A strategy that another distribution offers cannot be used."""
 
 
-def _layout(dtype: type[np.generic], *axes: str) -> dict[str, Any]:
-    """How a field of Pool is checked: its dtype and what each axis counts."""
-    return {"dtype": np.dtype(dtype), "axes": axes}
+def _layout(dtype: type[np.generic], *axes: str, signal: str = "") -> dict[str, Any]:
+    """How a field of Pool is checked: its dtype, what each axis counts, whose signal it is."""
+    return {"dtype": np.dtype(dtype), "axes": axes, "signal": signal}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,6 +104,36 @@ class Pool:
     - `pair_eligible` (n_pairs,) False where the pair was picked before: it stays in the pool,
       because what was picked says what is left to learn, but cannot be chosen again.
 
+    Of the signal `scores`, there when a judge or the responses' own agreement has scored them:
+
+    - `response_score` (n_responses,) what a machine thinks of each response, high = good. Scores
+      of different prompts are on one scale; NaN where there is none.
+
+    Of the signal `posterior`, there when the preference model has been fitted, be it to no vote.
+    The model's rewards r have the joint normal distribution with
+
+    - `reward_mean` (n_responses,) as mean, and as covariance of r_i and r_j the dot product of
+      their rows of `reward_loadings` (n_responses, factors) plus, for responses to the same
+      prompt alone, that of their rows of `residual_loadings` (n_responses, residual factors).
+    - `pair_margin` (n_pairs,) the mean and `pair_variance` (n_pairs,) the variance of what votes on
+      the pair are about: its reward difference and a term of the pair's own. The difference
+      r_a - r_b enters with the factor `pair_share` (n_pairs,), 1 for a pair without votes, so that
+      pair_variance = pair_share^2 Var(r_a - r_b) + the variance of its own term.
+    - `pair_preferred` (n_pairs,) the probability that an annotator who does not call it a tie
+      prefers a; `pair_tie` (n_pairs,) the probability of a tie.
+    - `pair_error` (n_pairs,) the probability that the pair's margin has the wrong sign.
+    - `pair_information` (n_pairs,) nats that one vote on the pair tells of it.
+    - `pair_fisher` (n_pairs,) expected Fisher information of one vote about it.
+    - `pair_votes` (n_pairs,) votes that the pair has.
+
+    Of the signal `policy`, there when a model that is being trained has been read out, or the
+    reward head stands in for it:
+
+    - `policy_margin` (n_pairs,) its implicit reward of a less that of b, and `validation_margin`
+      (n_pairs,) the same after training on validation votes.
+    - `policy_influence` (n_pairs,) the dot product of the gradient of the validation loss with
+      that of `policy_margin`.
+
     The fields are read-only views of the arrays given; integers of another width are converted,
     vectors never, since that would copy them. Raises BadPool.
     """
@@ -109,6 +144,55 @@ class Pool:
     pair_a: Positions = field(metadata=_layout(np.int64, "pairs"))
     pair_b: Positions = field(metadata=_layout(np.int64, "pairs"))
     pair_eligible: Bools = field(metadata=_layout(np.bool_, "pairs"))
+    response_score: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "responses", signal="scores")
+    )
+    reward_mean: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "responses", signal="posterior")
+    )
+    reward_loadings: Vectors | None = field(
+        default=None, metadata=_layout(np.float32, "responses", "factors", signal="posterior")
+    )
+    residual_loadings: Vectors | None = field(
+        default=None,
+        metadata=_layout(np.float32, "responses", "residual factors", signal="posterior"),
+    )
+    pair_margin: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="posterior")
+    )
+    pair_variance: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="posterior")
+    )
+    pair_share: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="posterior")
+    )
+    pair_preferred: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="posterior")
+    )
+    pair_tie: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="posterior")
+    )
+    pair_error: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="posterior")
+    )
+    pair_information: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="posterior")
+    )
+    pair_fisher: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="posterior")
+    )
+    pair_votes: Positions | None = field(
+        default=None, metadata=_layout(np.int64, "pairs", signal="posterior")
+    )
+    policy_margin: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="policy")
+    )
+    validation_margin: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="policy")
+    )
+    policy_influence: Floats | None = field(
+        default=None, metadata=_layout(np.float64, "pairs", signal="policy")
+    )
 
     def __post_init__(self) -> None:
         sizes: dict[str, tuple[int, str]] = {}
@@ -157,6 +241,56 @@ class Pool:
         object.__setattr__(pool, "pair_eligible", _read_only(eligible))
         return pool
 
+    def with_signals(self, **arrays: npt.NDArray[Any]) -> Pool:
+        """The same pool with these optional fields set; shares all other arrays.
+
+        Raises BadPool if an array does not fit.
+        """
+        known = {spec.name: spec for spec in fields(self) if spec.metadata["signal"]}
+        sizes = {
+            "responses": (self.n_responses, "prompt_of_response"),
+            "pairs": (self.n_pairs, "pair_a"),
+        }
+        # Not dataclasses.replace: that would check all the vectors again.
+        pool = copy.copy(self)
+        for name, given in arrays.items():
+            if name not in known:
+                raise BadPool(f"{name} is no signal", expected=f"one of {', '.join(known)}")
+            array = _as_dtype(given, known[name].metadata["dtype"], name)
+            _check_shape(array, known[name].metadata["axes"], name, sizes)
+            object.__setattr__(pool, name, _read_only(array))
+        return pool
+
+    def of_prompts(self, chosen: Bools) -> PoolPart:
+        """The responses and pairs of the chosen prompts alone; `chosen` (n_prompts,)."""
+        prompts = np.flatnonzero(chosen)
+        responses = np.flatnonzero(chosen[self.prompt_of_response])
+        pairs = np.flatnonzero(chosen[self.prompt_of_pair])
+        prompt, response = np.zeros(self.n_prompts, np.int64), np.zeros(self.n_responses, np.int64)
+        prompt[prompts] = np.arange(len(prompts))
+        response[responses] = np.arange(len(responses))
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for spec in fields(self):
+            if (array := getattr(self, spec.name)) is not None:
+                arrays[spec.name] = array[
+                    pairs if spec.metadata["axes"][0] == "pairs" else responses
+                ]
+        arrays["prompt_of_response"] = prompt[arrays["prompt_of_response"]]
+        arrays["pair_a"], arrays["pair_b"] = response[arrays["pair_a"]], response[arrays["pair_b"]]
+        return PoolPart(Pool(**arrays), prompts, responses, pairs)
+
+    def signal(self, name: str) -> npt.NDArray[Any]:
+        """The optional array of that name. Raises MissingSignal if this pool has none."""
+        array: npt.NDArray[Any] | None = getattr(self, name)
+        if array is None:
+            signal = next(spec.metadata["signal"] for spec in fields(self) if spec.name == name)
+            raise MissingSignal(
+                f"the pool has no {name}",
+                expected=f"a pool with the signal {signal!r}",
+                todo="mark the strategy with @needs, and build the pool with what it needs",
+            )
+        return array
+
     @property
     def n_responses(self) -> int:
         return len(self.prompt_of_response)
@@ -183,6 +317,16 @@ class Pool:
     def responses_per_prompt(self) -> Positions:
         """K, the number of responses of each prompt, (n_prompts,)."""
         return np.bincount(self.prompt_of_response, minlength=self.n_prompts)
+
+
+@dataclass(frozen=True, eq=False)
+class PoolPart:
+    """A pool of some prompts, and where its prompts, responses and pairs stand in the whole one."""
+
+    pool: Pool
+    prompts: Positions
+    responses: Positions
+    pairs: Positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +362,27 @@ class Selection:
 
 
 Strategy: TypeAlias = Callable[[Pool, int, np.random.Generator], Selection]
+
+SIGNALS = frozenset(spec.metadata["signal"] for spec in fields(Pool) if spec.metadata["signal"])
+
+
+def needs(*signals: str) -> Callable[[Strategy], Strategy]:
+    """Marks a strategy with the signals that its pool must have, so that no others are computed."""
+    unknown = set(signals) - SIGNALS
+    if unknown:
+        raise ValueError(f"there are no signals {sorted(unknown)}; there are {sorted(SIGNALS)}")
+
+    def mark(strategy: Strategy) -> Strategy:
+        strategy.needs = frozenset(signals)  # type: ignore[attr-defined]
+        return strategy
+
+    return mark
+
+
+def signals_needed(strategy: Strategy) -> frozenset[str]:
+    """The signals that the strategy's pool must have; of an unmarked one none."""
+    marked: frozenset[str] = getattr(strategy, "needs", frozenset())
+    return marked
 
 
 def eligible_for(pool: Pool, n: int) -> Positions:

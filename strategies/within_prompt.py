@@ -118,6 +118,25 @@ def two_means(vectors: Vectors, prompt_of_response: Positions) -> TwoMeans:
     return TwoMeans(second, to_centre)
 
 
+def peer_agreement(vectors: Vectors, prompt_of_response: Positions) -> Floats:
+    """Mean cosine of each response to the other responses of its prompt, (n_responses,).
+
+    From -1 to 1, high = the others say much the same; NaN for the only response of a prompt. Two
+    responses of one prompt have the same agreement, so for K = 2 it cannot tell them apart.
+    `vectors` (n_responses, d) have length 1 and may be a memmap: they are read in blocks.
+    """
+    agreement = np.full(len(vectors), np.nan)
+    for rows in rows_of_equal_length(prompt_of_response):
+        k = rows.shape[1]
+        if k == 1:
+            continue
+        step = max(1, BLOCK_BYTES // (4 * k * vectors.shape[1]))
+        for start in range(0, len(rows), step):
+            block = rows[start : start + step]
+            agreement[block] = _agreement(vectors[block])
+    return np.clip(agreement, -1.0, 1.0, out=agreement)
+
+
 def _first_pair_of_prompt(prompt_of_response: Positions) -> tuple[Positions, int]:
     """Where the pairs of each prompt begin when all are listed, and how many there are."""
     k = np.bincount(prompt_of_response).astype(np.int64)
@@ -228,3 +247,15 @@ def _to_centre(squared: Floats, members: Bools) -> Floats:
     spread = np.vecdot(weights, to_members)
     distances: Floats = to_members - 0.5 * spread[:, None]
     return distances
+
+
+def _agreement(block: Vectors) -> Floats:
+    """Mean cosine to the others: (m, K, d) -> (m, K), in K products a prompt instead of K^2."""
+    m, k, _ = block.shape
+    if k == 2:  # the very same number for both: what rounding makes of it is no variance
+        both = np.vecdot(block[:, 0], block[:, 1]).astype(np.float64)
+        return np.broadcast_to(both[:, None], (m, k))
+    exact = block.astype(np.float64)
+    others = exact.sum(axis=1, keepdims=True) - exact
+    cosines: Floats = np.vecdot(exact, others) / (k - 1)
+    return cosines

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from annotator.rounds.choose import balanced_sides, choose_batch, control_size
 from strategies import STRATEGIES, strategy_named
 from strategies.pool import Pool, PoolTooSmall, Selection, StrategyViolation
+from tests.signalled_pool import with_all_signals
 
 
 def _pool(sizes: list[int], seed: int = 0) -> Pool:
@@ -33,7 +34,7 @@ def test_control_size(n: int, share: float, expected: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_a_batch_is_distinct_eligible_and_mixed(name: str) -> None:
-    pool = _pool(UNEVEN)
+    pool = with_all_signals(_pool(UNEVEN), np.random.default_rng(0))
     pool = pool.without(np.array([0, 4, 5, 17]))
     choice = choose_batch(pool, strategy_named(name), 20, 6, seed=3)
     assert len(set(choice.positions.tolist())) == 20

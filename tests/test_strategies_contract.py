@@ -28,8 +28,17 @@ from strategies.pool import (
     StrategyViolation,
     check_selection,
 )
+from tests.signalled_pool import moved_signals, signals_of, with_all_signals
 
-DRAWS_NOTHING = {"real-easy-ranked", "real-hard-ranked"}
+DRAWS_NOTHING = {"real-easy-ranked", "real-hard-ranked", "k-center"} | {
+    "uncertainty",
+    "certainty",
+    "information",
+    "expected-error",
+    "d-optimal",
+}
+
+DRAWS_SELDOM = {"hybrid"}  # one pick in twenty: two seeds may agree on a small batch
 
 SIZES = {
     "one K, rows in order": [4] * 12,
@@ -50,13 +59,15 @@ def pool_of(sizes: list[int], seed: int = 0, picked: float = 0.3) -> Pool:
     """A pool with these numbers of responses, in an order that no strategy may rely on.
 
     Responses of a prompt stand apart, prompts are numbered with gaps, pairs are shuffled and turned
-    round at random, and a share of them, the first one always, was picked before.
+    round at random, and a share of them, the first one always, was picked before. It has every
+    signal that a strategy may need.
     """
     rng = np.random.default_rng(seed)
     prompts = rng.permutation(np.repeat(2 * np.arange(len(sizes)) + 1, sizes))
     pool = Pool.of_responses(unit_vectors(len(prompts), rng), prompts)
     pool = rearranged(pool, rng, np.arange(pool.n_responses), np.arange(2 * len(sizes) + 1))
     before = np.flatnonzero(rng.random(pool.n_pairs) < picked)
+    pool = with_all_signals(pool, rng)
     return pool.without(np.append(before, 0) if picked else before)
 
 
@@ -78,6 +89,7 @@ def rearranged(
         pair_a=np.where(turned, b, a),
         pair_b=np.where(turned, a, b),
         pair_eligible=pool.pair_eligible[order],
+        **moved_signals(pool, new_response, order, turned),
     )
 
 
@@ -97,7 +109,8 @@ def pool(request: pytest.FixtureRequest) -> Pool:
     if request.param == "one K, rows in order":
         rng = np.random.default_rng(1)
         prompts = np.repeat(np.arange(12), 4)
-        return Pool.of_responses(unit_vectors(48, rng), prompts).without(np.arange(9))
+        pool = Pool.of_responses(unit_vectors(48, rng), prompts).without(np.arange(9))
+        return with_all_signals(pool, rng)
     return pool_of(SIZES[request.param])
 
 
@@ -122,7 +135,10 @@ class TestEveryStrategy:
     def test_another_seed_another_batch_if_it_draws(self, name: str) -> None:
         pool = pool_of([4] * 40)
         batches = {tuple(choose(name, pool, 20, seed=seed).positions) for seed in range(4)}
-        assert len(batches) == (1 if name in DRAWS_NOTHING else 4)
+        if name in DRAWS_SELDOM:
+            assert len(batches) > 1
+        else:
+            assert len(batches) == (1 if name in DRAWS_NOTHING else 4)
 
     @pytest.mark.parametrize("seed", range(3))
     @pytest.mark.parametrize("ranked", sorted(DRAWS_NOTHING))
@@ -147,6 +163,7 @@ class TestEveryStrategy:
             "pair_a": given.pair_a.copy(),
             "pair_b": given.pair_b.copy(),
             "pair_eligible": given.pair_eligible.copy(),
+            **{name: array.copy() for name, array in signals_of(given).items()},
         }
         shard = tmp_path / "vectors"
         given.response_vectors.tofile(shard)
@@ -383,8 +400,8 @@ def test_errors_say_what_was_found_what_was_expected_and_what_to_do() -> None:
     ]
 
 
-def test_strategies_import_numpy_and_the_standard_library_only() -> None:
-    allowed = sys.stdlib_module_names | {"numpy", "strategies"}
+def test_strategies_import_numpy_scipy_and_the_standard_library_only() -> None:
+    allowed = sys.stdlib_module_names | {"numpy", "scipy", "strategies"}
     for source in Path(strategies.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(source.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

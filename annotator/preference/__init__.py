@@ -1,0 +1,1 @@
+"""The preference model: what votes tell about the rewards of responses. Arrays in, arrays out."""
