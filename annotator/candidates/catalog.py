@@ -77,6 +77,16 @@ def shown_responses(db: Database, response_ids: Iterable[int]) -> dict[int, Show
     }
 
 
+def texts_and_models(
+    db: Database, response_ids: Iterable[int]
+) -> tuple[list[str], list[str | None]]:
+    """The text of each of these responses, in this order, and the model that wrote it if known."""
+    query = """SELECT r.text, r.model FROM json_each(?) wanted
+        CROSS JOIN responses r ON r.id = wanted.value ORDER BY wanted.key"""
+    rows = db.execute(query, [json.dumps(list(response_ids))]).fetchall()
+    return [text for text, _ in rows], [model for _, model in rows]
+
+
 def source_scores(db: Database, name: str) -> dict[int, float]:
     """Response id -> the score `name` that came with the data, where there is one."""
     query = "SELECT response_id, value FROM source_scores WHERE name = ?"

@@ -113,6 +113,7 @@ def next_batch(
             control=defaults.control if control is None else control,
             overlap=overlap or defaults.overlap,
             seed=seed,
+            near_duplicates=defaults.near_duplicates,
         )
         strategy_named(request.strategy)  # a misspelt name is found before anything is embedded
         if dry_run:
@@ -245,6 +246,8 @@ def _report_dry_run(project: Project, batch: Batch, as_json: bool) -> None:
         echo_json({**_head(batch), "annotator_seconds": cost, "picks": picks})
         return
     rows = _batch_rows(batch)
+    if redundant := batch.head.pool["n_redundant"]:
+        rows.append(("left out", f"{redundant:,} pairs that read like another or alike"))
     if seconds is None:
         rows.append(("time", "unknown until the first votes are in"))
     else:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from annotator.store import now
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from sqlite_utils import Database
 
 
@@ -195,3 +197,42 @@ def median_seconds(db: Database) -> float | None:
     rows = db.execute("SELECT seconds FROM current_votes WHERE seconds IS NOT NULL")
     seconds = [row[0] for row in rows]
     return float(statistics.median(seconds)) if seconds else None
+
+
+@dataclass(frozen=True)
+class CountedVotes:
+    """The votes that count, one row each: response ids of the pair, its grade, who and which arm.
+
+    `grade` from 2, a is much better, to -2; a tie and "both bad" are 0.
+    """
+
+    a_ids: NDArray[np.int64]
+    b_ids: NDArray[np.int64]
+    grade: NDArray[np.int64]
+    annotator_ids: NDArray[np.int64]
+    control: NDArray[np.bool_]
+
+
+_GRADE = {
+    "a_much_better": 2,
+    "a_better": 1,
+    "tie": 0,
+    "both_bad": 0,
+    "b_better": -1,
+    "b_much_better": -2,
+}
+
+
+def counted_votes(db: Database) -> CountedVotes:
+    """Every vote that counts now, in the order in which votes were first seen."""
+    import numpy as np
+
+    rows = db.execute(
+        """SELECT p.a_id, p.b_id, v.grade, v.annotator_id, p.arm = 'control'
+        FROM current_votes v JOIN picks p ON p.id = v.pick_id
+        WHERE v.status = 'vote' ORDER BY v.id"""
+    )
+    votes = [(a, b, _GRADE[grade], who, control) for a, b, grade, who, control in rows]
+    table = np.array(votes, dtype=np.int64).reshape(-1, 5)
+    a_ids, b_ids, grade, annotator_ids, control = table.T
+    return CountedVotes(a_ids, b_ids, grade, annotator_ids, control.astype(np.bool_))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from annotator.candidates.catalog import response_keys, shown_responses
 from annotator.candidates.identity import pair_key
 from annotator.rounds.choose import Choice, choose_batch, control_size
+from annotator.rounds.duplicates import NEAR_DUPLICATES
 from annotator.rounds.picks import (
     Pick,
     Round,
@@ -20,6 +21,7 @@ from annotator.rounds.picks import (
 )
 from annotator.rounds.pool import CandidatePool, build_pool
 from annotator.rounds.servers import recognise_server
+from annotator.rounds.signalled import SignalledStrategy
 from annotator.store import hold_lock, writing
 from annotator.studio.outbox import (
     PushReport,
@@ -47,6 +49,7 @@ class BatchRequest:
     control: float
     overlap: int
     seed: int | None = None
+    near_duplicates: float = NEAR_DUPLICATES
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,9 @@ def _choose(db: Database, database_path: Path, encoder_id: int, request: BatchRe
     strategy = strategy_named(request.strategy)
     seed = secrets.randbits(53) if request.seed is None else request.seed
     n_control = control_size(request.n, request.control)
-    candidates = build_pool(db, database_path, encoder_id)
-    choice = choose_batch(candidates.pool, strategy, request.n, n_control, seed)
+    candidates = build_pool(db, database_path, encoder_id, near_duplicates=request.near_duplicates)
+    signalled = SignalledStrategy(strategy, db, database_path, candidates)
+    choice = choose_batch(candidates.pool, signalled, request.n, n_control, seed)
     head = Round(
         strategy=request.strategy,
         seed=seed,

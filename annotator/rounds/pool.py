@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from annotator.candidates.catalog import response_table
 from annotator.errors import RoundError
+from annotator.rounds.duplicates import NEAR_DUPLICATES, redundant_pairs
 from annotator.signals.embeddings import response_vectors
 
 if TYPE_CHECKING:
@@ -28,28 +29,45 @@ class CandidatePool:
 
     pool: Pool
     response_ids: NDArray[np.int64]  # (n_responses,)
+    prompt_ids: NDArray[np.int64]  # (n_prompts,)
     encoder_id: int
+    n_redundant: int  # pairs left out because nobody need be asked
 
     def snapshot(self) -> dict[str, object]:
         """Counts and a fingerprint: two rounds with the same one chose from the same pool."""
         pool = self.pool
         digest = hashlib.sha256()
-        for part in (self.response_ids, pool.prompt_of_response, pool.pair_eligible):
+        parts = [self.response_ids, pool.prompt_of_response, pool.pair_eligible]
+        if self.n_redundant:  # else all pairs of all responses are there
+            parts += [pool.pair_a, pool.pair_b]
+        for part in parts:
             digest.update(part.tobytes())
         return {
             "n_prompts": pool.n_prompts,
             "n_responses": pool.n_responses,
             "n_pairs": pool.n_pairs,
             "n_eligible": pool.n_eligible,
+            "n_redundant": self.n_redundant,
             "fingerprint": digest.hexdigest()[:32],
         }
 
 
-def build_pool(db: Database, database_path: Path, encoder_id: int) -> CandidatePool:
-    """Every pair of the database; those that were picked in an earlier round not eligible."""
+def build_pool(
+    db: Database,
+    database_path: Path,
+    encoder_id: int,
+    *,
+    near_duplicates: float = NEAR_DUPLICATES,
+) -> CandidatePool:
+    """Every pair worth asking; those that were picked in an earlier round not eligible.
+
+    Left out is what `duplicates.redundant_pairs` finds from the cosine `near_duplicates` on; at 1
+    nothing is.
+    """
     import numpy as np
 
     from strategies.pool import Pool
+    from strategies.within_prompt import all_pairs
 
     table = response_table(db)
     if not len(table.response_ids):
@@ -59,16 +77,38 @@ def build_pool(db: Database, database_path: Path, encoder_id: int) -> CandidateP
             todo="run `annotator import FILE`",
         )
     vectors = response_vectors(db, database_path, encoder_id, table.response_ids)
-    _, prompt_of_response = np.unique(table.prompt_ids, return_inverse=True)
-    pool = Pool.of_responses(vectors, prompt_of_response)
-    pool = pool.without(_picked_positions(db, table.response_ids, pool))
-    return CandidatePool(pool, table.response_ids, encoder_id)
+    prompt_ids, prompt_of_response = np.unique(table.prompt_ids, return_inverse=True)
+    pair_a, pair_b = all_pairs(prompt_of_response)
+    picked = np.zeros(len(pair_a), dtype=np.bool_)
+    picked[_picked_positions(db, table.response_ids, pair_a, pair_b)] = True
+    redundant = redundant_pairs(
+        db,
+        vectors,
+        table.response_ids,
+        prompt_of_response,
+        pair_a,
+        pair_b,
+        picked,
+        near_duplicates,
+    )
+    pool = Pool(
+        response_vectors=vectors,
+        prompt_of_response=prompt_of_response,
+        pair_a=pair_a[~redundant],
+        pair_b=pair_b[~redundant],
+        pair_eligible=~picked[~redundant],
+    )
+    n_redundant = int(np.count_nonzero(redundant))
+    return CandidatePool(pool, table.response_ids, prompt_ids, encoder_id, n_redundant)
 
 
 def _picked_positions(
-    db: Database, response_ids: NDArray[np.int64], pool: Pool
+    db: Database,
+    response_ids: NDArray[np.int64],
+    pair_a: NDArray[np.int64],
+    pair_b: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Positions of the pairs that were picked before."""
+    """Positions of the pairs that were picked before, among all pairs."""
     import numpy as np
 
     query = "SELECT a_id, b_id FROM picks WHERE arm IN ('acquired', 'control')"
@@ -77,7 +117,7 @@ def _picked_positions(
         return np.empty(0, dtype=np.int64)
     order = np.argsort(response_ids)
     a, b = order[np.searchsorted(response_ids, picked, sorter=order)].T
-    n = np.int64(pool.n_responses)
-    # The pool's pairs are sorted by (a, b), so one code per pair can be looked up by bisection.
-    positions: NDArray[np.int64] = np.searchsorted(pool.pair_a * n + pool.pair_b, a * n + b)
+    n = np.int64(len(response_ids))
+    # All pairs are sorted by (a, b), so one code per pair can be looked up by bisection.
+    positions: NDArray[np.int64] = np.searchsorted(pair_a * n + pair_b, a * n + b)
     return positions

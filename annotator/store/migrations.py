@@ -3,13 +3,14 @@
 Owners (nobody else writes these tables):
   store       meta
   candidates  imports, prompts, responses, source_labels, source_scores
-  signals     encoders, embeddings
+  signals     encoders, embeddings, scores, datamap_builds, datamap
   rounds      rounds, picks
   studio      projects, tasks
   labels      annotators, votes (and the view current_votes)
 
 Kept and append-only, because money or attention paid for them: prompts, responses,
-source_labels, source_scores, rounds, picks, votes. Derived and rebuilt at will: embeddings.
+source_labels, source_scores, rounds, picks, votes. Derived and rebuilt at will: embeddings,
+scores, datamap_builds, datamap.
 """
 
 from __future__ import annotations
@@ -73,12 +74,16 @@ def _back_up(db: Database, path: Path) -> Path:
     return backup
 
 
+def _run(db: Database, statements: str) -> None:
+    for statement in statements.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+
+
 @MIGRATIONS()
 def m001_first_tables(db: Database) -> None:
     """Candidates, vectors, rounds, the outbox and votes."""
-    for statement in _M001.split(";\n"):
-        if statement.strip():
-            db.execute(statement)
+    _run(db, _M001)
     # Ties this database to the projects it makes on a server.
     db.execute("INSERT INTO meta VALUES ('database_id', ?)", [uuid4().hex])
     db.execute("INSERT INTO meta VALUES ('created_at', ?)", [now()])
@@ -274,4 +279,45 @@ WITH newest AS (
 SELECT id, project_id, annotation_id, studio_task_id, pick_id, annotator_id, status, grade,
   confidence, rationale, seconds, prefilled, updated_at, seen_at, raw
 FROM alive WHERE turn = 1;
+"""
+
+
+@MIGRATIONS()
+def m002_data_map(db: Database) -> None:
+    """What machines think of responses, and where each prompt lies on the map of that."""
+    _run(db, _M002)
+
+
+_M002 = """
+CREATE TABLE scores (
+  method TEXT NOT NULL,              -- who scored
+  response_id INTEGER NOT NULL REFERENCES responses(id),
+  score REAL NOT NULL,               -- high = good
+  judge_variance REAL,               -- the scorer's doubt about this one score, never the spread
+                                     -- between responses; NULL: it gives none
+  encoder_id INTEGER REFERENCES encoders(id),  -- whose vectors it was computed from
+  PRIMARY KEY (method, response_id)
+) WITHOUT ROWID;
+
+CREATE TABLE datamap_builds (
+  id INTEGER PRIMARY KEY,            -- the highest is the newest map
+  method TEXT NOT NULL UNIQUE,
+  encoder_id INTEGER REFERENCES encoders(id),
+  seed INTEGER NOT NULL,             -- orders prompts of equal variance or mean
+  variance_cut REAL,                 -- lowest variance of the region high-variance
+  mean_cut REAL,                     -- lowest mean of the region high-mean-low-variance
+  n_responses INTEGER NOT NULL,      -- in the database when the map was made
+  n_scored INTEGER NOT NULL,         -- of them
+  built_at TEXT NOT NULL
+);
+
+CREATE TABLE datamap (
+  build_id INTEGER NOT NULL REFERENCES datamap_builds(id) ON DELETE CASCADE,
+  prompt_id INTEGER NOT NULL REFERENCES prompts(id),
+  mean REAL,                         -- NULL, as variance and region: fewer than two scores
+  variance REAL,                     -- between the responses, ddof 0
+  n_scored INTEGER NOT NULL,
+  region TEXT CHECK (region IN ('high-mean-low-variance', 'high-variance', 'low-mean')),
+  PRIMARY KEY (build_id, prompt_id)
+) WITHOUT ROWID;
 """

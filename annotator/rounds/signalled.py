@@ -1,0 +1,135 @@
+"""The signals that a strategy chooses by: scores, posterior, policy. Computed for it alone.
+
+The preference model is fitted to every vote, but asked about no more candidates than it takes: of
+a large pool a uniform sample of prompts, and every prompt that has votes. The best hundred pairs of
+two hundred thousand are as good as the best hundred of two million, and cost a tenth. The control
+arm is drawn from the whole pool, before this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from annotator.candidates.catalog import texts_and_models
+from annotator.labels.votes import CountedVotes, counted_votes
+from annotator.signals.datamap import ensure_map, response_scores
+from annotator.signals.embeddings import prompt_vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from sqlite_utils import Database
+
+    from annotator.preference.features import ResponseFeatures
+    from annotator.preference.votes import Votes
+    from annotator.rounds.pool import CandidatePool
+    from strategies.pool import Pool, PoolPart, Selection, Strategy
+    from strategies.within_prompt import Bools, Floats, Positions
+
+CANDIDATE_PAIRS = 50_000  # in prompts without votes, about
+ENOUGH = 20  # and at least this many for every pair of the batch
+
+
+class SignalledStrategy:
+    """A strategy that computes, from whatever pool it is given, the signals that it needs.
+
+    The pool has the responses of `candidates`, in their order.
+    """
+
+    def __init__(
+        self, strategy: Strategy, db: Database, database_path: Path, candidates: CandidatePool
+    ) -> None:
+        from strategies.pool import signals_needed
+
+        self._strategy, self._needed = strategy, signals_needed(strategy)
+        self._db, self._database_path, self._candidates = db, database_path, candidates
+
+    def __call__(self, pool: Pool, n: int, rng: np.random.Generator) -> Selection:
+        """The strategy's choice. Raises what it raises, PreferenceError and EncoderError."""
+        if "scores" in self._needed:
+            ensure_map(self._db, self._database_path, self._candidates.encoder_id)
+            scores = response_scores(self._db, self._candidates.response_ids)
+            pool = pool.with_signals(response_score=scores)
+        if not self._needed & {"posterior", "policy"}:
+            return self._strategy(pool, n, rng)
+        votes = counted_votes(self._db)
+        chance = _chance_of_prompts(pool, self._voted(pool, votes), n)
+        part = pool.of_prompts(rng.random(len(chance)) < chance)
+        selection = self._strategy(self._with_model(part, votes), n, rng)
+        return _of_whole(selection, part, chance[pool.prompt_of_pair])
+
+    def _voted(self, pool: Pool, votes: CountedVotes) -> Bools:
+        """The prompts that have a vote, (n_prompts,)."""
+        import numpy as np
+
+        voted = np.zeros(pool.n_prompts, dtype=np.bool_)
+        places = _places(self._candidates.response_ids, votes.a_ids)
+        voted[pool.prompt_of_response[places]] = True
+        return voted
+
+    def _with_model(self, part: PoolPart, votes: CountedVotes) -> Pool:
+        """The part's pool with the preference model's signals."""
+        from annotator.preference.acquisition import votes_of_pairs, with_posterior
+        from annotator.preference.learner import Learner
+        from annotator.preference.reward_head import with_reward_head
+
+        cast = self._cast(part, votes)
+        posterior = Learner(self._features(part)).learn(cast)
+        pool = with_posterior(part.pool, posterior, votes_of_pairs(part.pool, cast))
+        if "policy" in self._needed:
+            pool = with_reward_head(pool, posterior, cast, votes.control)
+        return pool
+
+    def _cast(self, part: PoolPart, votes: CountedVotes) -> Votes:
+        from annotator.preference.votes import Votes
+
+        ids = self._candidates.response_ids[part.responses]
+        return Votes(_places(ids, votes.a_ids), _places(ids, votes.b_ids), votes.grade)
+
+    def _features(self, part: PoolPart) -> ResponseFeatures:
+        from annotator.preference.features import form_covariates, response_features
+
+        ids = self._candidates.response_ids[part.responses]
+        texts, models = texts_and_models(self._db, ids.tolist())
+        return response_features(
+            part.pool.response_vectors,
+            prompt_vectors(
+                self._db,
+                self._database_path,
+                self._candidates.encoder_id,
+                self._candidates.prompt_ids[part.prompts],
+            ),
+            part.pool.prompt_of_response,
+            form_covariates(texts),
+            models,
+        )
+
+
+def _chance_of_prompts(pool: Pool, voted: Bools, n: int) -> Floats:
+    """With what probability each prompt's pairs are looked at, (n_prompts,).
+
+    1 where there are votes, and everywhere in a pool of a usual size.
+    """
+    import numpy as np
+
+    prompt = pool.prompt_of_pair[pool.pair_eligible]
+    n_fresh = int(np.count_nonzero(~voted[prompt]))
+    share = max(CANDIDATE_PAIRS, ENOUGH * n) / max(1, n_fresh)
+    return np.where(voted, 1.0, min(1.0, share))
+
+
+def _of_whole(selection: Selection, part: PoolPart, chance_of_pair: Floats) -> Selection:
+    """The same picks as positions of the whole pool's pairs, chances of the prompts included."""
+    positions = part.pairs[selection.positions]
+    propensities = selection.propensities * chance_of_pair[positions]
+    return replace(selection, positions=positions, propensities=propensities)
+
+
+def _places(known: Positions, wanted: Positions) -> Positions:
+    """Where each wanted id stands among the known ones; all of them do."""
+    import numpy as np
+
+    order = np.argsort(known, kind="stable")
+    places: Positions = order[np.searchsorted(known, wanted, sorter=order)]
+    return places

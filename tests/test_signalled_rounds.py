@@ -1,0 +1,181 @@
+"""Rounds that learn: votes in the database change what the strategies are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlite_utils import Database
+
+from annotator.labels.votes import Vote, counted_votes, record_annotators, record_votes
+from annotator.rounds import signalled
+from annotator.rounds.batch import Batch, BatchRequest, choose_and_record
+from annotator.rounds.pool import build_pool
+from annotator.rounds.signalled import SignalledStrategy
+from annotator.signals.embeddings import embed_missing
+from annotator.store import writing
+from strategies import STRATEGIES
+from strategies.pool import Pool, Selection, needs, signals_needed
+from tests.fake_encoder import FakeEncoder
+from tests.small_world import add_prompts
+
+SIZES = [2, 5, 3, 2, 4, 6, 3]
+GRADES = ("a_much_better", "a_better", "tie", "both_bad", "b_better", "b_much_better")
+
+
+class World:
+    """Candidates with made-up vectors, rounds on them, and people who answer."""
+
+    def __init__(self, db: Database, path: Path) -> None:
+        self.db, self.path = db, path
+        add_prompts(db, SIZES)
+        self.encoder_id = embed_missing(db, FakeEncoder(), path).encoder_id
+        with writing(db):
+            db.execute(
+                """INSERT INTO projects (id, server, mark, studio_id, title, screen, overlap,
+                created_at) VALUES (1, 'http://s', 'm', 1, 't', 's', 1, '')"""
+            )
+            record_annotators(db, "http://s", {7: "ada", 8: "bo"})
+        self.n_votes = 0
+
+    def choose(self, n: int, strategy: str = "hybrid", seed: int = 5) -> Batch:
+        request = BatchRequest(n=n, strategy=strategy, control=0.2, overlap=1, seed=seed)
+        return choose_and_record(self.db, self.path, self.encoder_id, request, dry_run=False)
+
+    def picked(self) -> list[tuple[int, int]]:
+        return self.db.execute("SELECT a_id, b_id FROM picks ORDER BY id").fetchall()
+
+    def answer(self, grade: str, where: str = "1") -> None:
+        """One vote of that grade on every pick for which the condition holds and nobody voted."""
+        query = f"""SELECT id FROM picks p WHERE {where} AND NOT EXISTS (
+            SELECT 1 FROM votes v WHERE v.pick_id = p.id)"""
+        votes = []
+        for (pick_id,) in self.db.execute(query).fetchall():
+            self.n_votes += 1
+            at = f"2026-01-01T10:00:{self.n_votes % 60:02d}Z"
+            votes.append(Vote(self.n_votes, self.n_votes, "vote", at, {}, pick_id, 1, grade=grade))
+        with writing(self.db):
+            record_votes(self.db, 1, votes, {})
+
+
+@pytest.fixture
+def world(db: Database, tmp_path: Path) -> World:
+    return World(db, tmp_path / "annotator.db")
+
+
+def shown_to(world: World, *signals: str, n: int = 3) -> Pool:
+    """The pool that a strategy with these needs is given."""
+    shown: list[Pool] = []
+
+    @needs(*signals)
+    def witness(pool: Pool, n: int, rng: np.random.Generator) -> Selection:
+        shown.append(pool)
+        return STRATEGIES["random"](pool, n, rng)
+
+    candidates = build_pool(world.db, world.path, world.encoder_id)
+    strategy = SignalledStrategy(witness, world.db, world.path, candidates)
+    strategy(candidates.pool, n, np.random.default_rng(0))
+    return shown[0]
+
+
+def test_votes_are_counted_in_the_frame_of_the_pair(world: World) -> None:
+    world.choose(12, "random")
+    for i, grade in enumerate(GRADES):
+        world.answer(grade, f"place = {i}")
+    votes = counted_votes(world.db)
+    assert sorted(votes.grade.tolist()) == [-2, -1, 0, 0, 1, 2]
+    picks = "SELECT a_id, b_id, arm = 'control', place FROM picks WHERE place < 6"
+    expected = {
+        (a, b): (bool(control), [2, 1, 0, 0, -1, -2][place])
+        for a, b, control, place in world.db.execute(picks).fetchall()
+    }
+    found = zip(votes.a_ids, votes.b_ids, votes.control, votes.grade, strict=True)
+    assert {(int(a), int(b)): (bool(c), int(g)) for a, b, c, g in found} == expected
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_every_strategy_chooses_before_and_after_votes(world: World, name: str) -> None:
+    first = world.choose(6, name)
+    world.answer("a_better")
+    second = world.choose(6, name, seed=6)
+    pairs = [(pick.a_id, pick.b_id) for batch in (first, second) for pick in batch.picks]
+    assert len(set(pairs)) == 12
+
+
+def test_a_strategy_is_given_what_it_needs_and_no_more(world: World) -> None:
+    assert shown_to(world).reward_mean is None
+    scored = shown_to(world, "scores")
+    assert scored.response_score is not None and scored.reward_mean is None
+    modelled = shown_to(world, "posterior")
+    assert modelled.reward_mean is not None and modelled.policy_margin is None
+    assert shown_to(world, "posterior", "policy").policy_margin is not None
+
+
+def test_votes_move_the_posterior_of_their_own_pair(world: World) -> None:
+    before = shown_to(world, "posterior")
+    assert before.pair_margin is not None
+    np.testing.assert_array_equal(before.pair_margin, 0.0)
+    world.choose(8)
+    world.answer("a_much_better")
+    after = shown_to(world, "posterior")
+    assert after.pair_margin is not None and after.pair_variance is not None
+    assert after.pair_votes is not None and before.pair_variance is not None
+    voted = after.pair_votes > 0
+    assert voted.sum() == 8
+    # In this world the response with the smaller key stands first, so it is a.
+    assert (after.pair_margin[voted] > 0).all()
+    assert (after.pair_variance[voted] < before.pair_variance[voted]).all()
+
+
+def test_the_next_batch_knows_the_votes(world: World) -> None:
+    """The same seed chooses another batch once people have said something else."""
+    world.choose(10)
+    world.answer("a_much_better")
+    candidates = build_pool(world.db, world.path, world.encoder_id)
+    strategy = SignalledStrategy(STRATEGIES["hybrid"], world.db, world.path, candidates)
+    one = strategy(candidates.pool, 12, np.random.default_rng(3))
+    with writing(world.db):
+        world.db.execute("UPDATE votes SET grade = 'tie'")
+    other = strategy(candidates.pool, 12, np.random.default_rng(3))
+    assert set(one.positions.tolist()) != set(other.positions.tolist())
+
+
+def test_of_a_large_pool_a_uniform_part_of_the_prompts_is_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.choose(4)
+    world.answer("b_better")
+    monkeypatch.setattr(signalled, "CANDIDATE_PAIRS", 12)
+    monkeypatch.setattr(signalled, "ENOUGH", 1)
+    candidates = build_pool(world.db, world.path, world.encoder_id)
+    pool = candidates.pool
+    voted = np.zeros(pool.n_prompts, dtype=bool)
+    place = {int(i): at for at, i in enumerate(candidates.response_ids)}
+    for a_id, _ in world.picked():
+        voted[pool.prompt_of_response[place[a_id]]] = True
+    looked_at = np.zeros(pool.n_prompts)
+    share = 12 / np.count_nonzero(pool.pair_eligible & ~voted[pool.prompt_of_pair])
+
+    @needs("posterior")
+    def witness(part: Pool, n: int, rng: np.random.Generator) -> Selection:
+        return STRATEGIES["random"](part, part.n_eligible, rng)
+
+    strategy = SignalledStrategy(witness, world.db, world.path, candidates)
+    for seed in range(200):
+        chosen = strategy(pool, 2, np.random.default_rng(seed))
+        assert pool.pair_eligible[chosen.positions].all()
+        prompts = pool.prompt_of_pair[chosen.positions]
+        looked_at[np.unique(prompts)] += 1
+        # `random` took everything it was shown with chance 1: what is left is the prompts' own.
+        expected = np.where(voted[prompts], 1.0, share)
+        np.testing.assert_allclose(chosen.propensities, expected)
+    open_prompts = np.unique(pool.prompt_of_pair[pool.pair_eligible])
+    assert (looked_at[voted & np.isin(np.arange(pool.n_prompts), open_prompts)] == 200).all()
+    fresh = looked_at[~voted]
+    assert np.abs(fresh - 200 * share).max() < 5 * np.sqrt(200 * share * (1 - share))
+
+
+def test_needs_are_read_from_the_strategy() -> None:
+    assert signals_needed(STRATEGIES["hybrid"]) == {"posterior"}
+    assert signals_needed(STRATEGIES["real-easy"]) == frozenset()
