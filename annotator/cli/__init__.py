@@ -9,9 +9,11 @@ from annotator.cli.base import AnnotatorGroup
 from annotator.cli.candidates import import_
 from annotator.cli.demo import demo
 from annotator.cli.export import export
+from annotator.cli.map import map_
 from annotator.cli.project import doctor, init, status
 from annotator.cli.rounds import next_batch, sync
 from annotator.cli.signals import embed
+from annotator.cli.simulate import simulate
 from annotator.cli.studio import studio
 
 
@@ -31,6 +33,6 @@ def main() -> None:
 
 
 for command in (
-    init, doctor, import_, embed, next_batch, sync, status, export, studio, demo,
+    init, doctor, import_, embed, map_, next_batch, sync, status, export, simulate, studio, demo,
 ):  # fmt: skip
     main.add_command(command)

@@ -1,0 +1,200 @@
+"""`annotator simulate`: the loop on labels that are there already, before money is spent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from annotator.candidates.formats import FORMATS
+from annotator.cli.base import echo_json, project_option
+
+if TYPE_CHECKING:
+    from annotator.config import EncoderSettings
+
+# Named here again so that --help need not import what computes them; a test compares.
+METRIC_NAMES = ("pair-accuracy", "heldout-accuracy", "rank-correlation")
+ENDINGS = (".html", ".png")
+DEFAULT_STRATEGIES = "random,real-easy,hybrid"
+DEFAULT_BUDGETS = "200,400,800"
+
+
+def _names(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    if not names:
+        raise click.BadParameter("it names nothing.")
+    return names
+
+
+def _numbers(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part.strip().replace("_", "")) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of whole numbers, as 200,400.") from None
+    if min(numbers) < 1:
+        raise click.BadParameter(f"{min(numbers)} is no number of votes.")
+    return numbers
+
+
+def _known_ending(_context: click.Context, _option: click.Parameter, out: Path | None) -> Any:
+    if out is not None and out.suffix.lower() not in ENDINGS:
+        raise click.BadParameter(f"{str(out)!r} ends in none of {', '.join(ENDINGS)}.")
+    return out
+
+
+@click.command()
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE...",
+)
+@click.option(
+    "--strategies",
+    default=DEFAULT_STRATEGIES,
+    show_default=True,
+    metavar="NAME,...",
+    callback=_names,
+    help="What to compare; random is always among them.",
+)
+@click.option(
+    "--budgets",
+    default=DEFAULT_BUDGETS,
+    show_default=True,
+    metavar="N,...",
+    callback=_numbers,
+    help="Votes at which the learner is measured.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=10,
+    show_default=True,
+    help="Replays of every strategy; with one the interval lacks the luck of the draw.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(METRIC_NAMES),
+    default=METRIC_NAMES[0],
+    show_default=True,
+    help="What quality is; see above.",
+)
+@click.option(
+    "--target",
+    type=float,
+    help="Quality at which votes are compared.  [default: what random reaches with the most votes]",
+)
+@click.option(
+    "--control",
+    type=click.FloatRange(0, 0.5),
+    default=0.15,
+    show_default=True,
+    help="Share of each batch drawn uniformly, and charged.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    help="Pairs in a batch.  [default: half the first budget, at most 100]",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes."
+)
+@click.option("--format", "format_", type=click.Choice(list(FORMATS)), help="As of `import`.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where vectors and finished runs are kept.  [default: the user's cache folder]",
+)
+@click.option(
+    "--json", "json_out", type=click.Path(dir_okay=False, allow_dash=True), metavar="OUT",
+    help="Write the whole document there; - is standard output, in place of the report.",
+)  # fmt: skip
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_known_ending,
+    metavar="OUT.html|OUT.png",
+    help="Draw the curves.",
+)
+@project_option
+def simulate(
+    files: tuple[Path, ...],
+    strategies: tuple[str, ...],
+    budgets: tuple[int, ...],
+    seeds: int,
+    metric: str,
+    target: float | None,
+    control: float,
+    batch: int | None,
+    jobs: int,
+    format_: str | None,
+    cache: Path | None,
+    json_out: str | None,
+    plot: Path | None,
+    project_dir: Path | None,
+) -> None:
+    """Replay a labelled set: what would each strategy have saved?
+
+    FILE is anything that `import` reads, with labels. Each vote asked for is one real vote of the
+    set, drawn without replacement; control votes are charged like all others; the learner is the
+    same for all strategies. No project is needed: inside one, its encoder is used.
+
+    pair-accuracy: share of all pairs with a human majority that the learner orders right;
+    heldout-accuracy: the same on prompts that were never shown; rank-correlation: Kendall's tau-b
+    with people's scores, mean over prompts. An interrupted simulation goes on where it stopped.
+    """
+    from annotator.simulate.account import account
+    from annotator.simulate.simulation import Request, checked
+    from annotator.simulate.simulation import simulate as replay_all
+    from annotator.simulate.words import lines
+    from annotator.simulate.world import load_world
+
+    request = checked(Request(strategies, budgets, seeds, metric, control, batch, target, jobs))
+    encoder, cache = _encoder(project_dir), cache or _user_cache()
+    world = load_world(
+        files, cache, encoder=encoder.name, precision=encoder.precision, format=format_
+    )
+    document = account(replay_all(world, request, cache))
+    _write(document, json_out, plot)
+    if json_out == "-":
+        echo_json(document)
+    else:
+        click.echo("\n".join(lines(document)))
+
+
+def _write(document: dict[str, Any], json_out: str | None, plot: Path | None) -> None:
+    import json
+
+    if json_out and json_out != "-":
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        Path(json_out).write_text(text + "\n", encoding="utf-8")
+    if plot:
+        from annotator.report.savings_plot import save_picture, savings_page
+        from annotator.simulate.words import tables
+
+        if plot.suffix.lower() == ".png":
+            save_picture(document, plot)
+        else:
+            plot.write_text(savings_page(document, **tables(document)), encoding="utf-8")
+
+
+def _encoder(project_dir: Path | None) -> EncoderSettings:
+    """The settings of the project's encoder; outside a project the default ones."""
+    from annotator.config import EncoderSettings, find_project, load_settings
+    from annotator.errors import ConfigError
+
+    try:
+        folder = find_project(project_dir or Path.cwd())
+    except ConfigError:
+        if project_dir:
+            raise
+        return EncoderSettings()
+    return load_settings(folder).encoder
+
+
+def _user_cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "annotator" / "simulate"

@@ -1,0 +1,253 @@
+"""The story of a simulation: prepare the set, replay what has not been replayed, compare.
+
+Everything that is finished is on disk, so the same command goes on where a killed one stopped, and
+another metric of the same replays costs nothing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from annotator.progress import Advance, progress_bar
+from annotator.simulate import SimulationError
+from annotator.simulate.replay import (
+    Ballots,
+    MakeLearner,
+    Plan,
+    Run,
+    held_out_prompts,
+    real_learner,
+    replay,
+)
+from annotator.simulate.runs import RunStore
+from annotator.simulate.world import World
+from strategies import strategy_named
+
+RANDOM = "random"
+METRICS = ("pair-accuracy", "heldout-accuracy", "rank-correlation")
+HELD_OUT_METRIC = "heldout-accuracy"
+LARGEST_BATCH = 100  # as next-batch has it, unless asked for another
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+Runs = dict[str, list[Run]]  # by strategy, in the order of the seeds
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for. `batch` None: half of the first budget, at most 100."""
+
+    strategies: tuple[str, ...]
+    budgets: tuple[int, ...]
+    seeds: int
+    metric: str = METRICS[0]
+    control: float = 0.15
+    batch: int | None = None
+    target: float | None = None
+    jobs: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """All runs of a request, and what the caller should know besides.
+
+    `request` is what was done: `random` first, budgets that the set can pay.
+    """
+
+    world: World
+    request: Request
+    plan: Plan
+    runs: Runs
+    notes: list[str] = field(default_factory=list)
+
+
+def simulate(
+    world: World,
+    request: Request,
+    cache: Path,
+    *,
+    make_learner: MakeLearner = real_learner,
+) -> Simulation:
+    """Every strategy replayed with every seed, as far as `cache` does not hold the runs already.
+
+    Shows a progress bar; after Ctrl-C or a kill the finished runs are there. Raises
+    SimulationError, or UnknownStrategy.
+    """
+    request, notes = _payable(world, checked(request))
+    plan = Plan(
+        budgets=request.budgets,
+        batch=request.batch or max(1, min(LARGEST_BATCH, request.budgets[0] // 2)),
+        control=request.control,
+        held_out=request.metric == HELD_OUT_METRIC,
+    )
+    store = RunStore(cache / "runs", world.fingerprint(), plan, make_learner.__qualname__)
+    wanted = [(name, seed) for seed in range(request.seeds) for name in request.strategies]
+    missing = [run for run in wanted if store.load(*run) is None]
+    with progress_bar(len(wanted), "simulate", "runs") as progress:
+        progress(len(wanted) - len(missing))
+        _replay_all(world, missing, store, make_learner, request.jobs, progress)
+    runs = {
+        name: [_finished(store, name, seed) for seed in range(request.seeds)]
+        for name in request.strategies
+    }
+    return Simulation(world, request, plan, runs, notes)
+
+
+def checked(request: Request) -> Request:
+    """The same with every strategy once, `random` first, before any set is read.
+
+    Raises UnknownStrategy; SimulationError if a strategy cannot be replayed, or for the metric.
+    """
+    if request.metric not in METRICS:
+        raise SimulationError(
+            f"there is no metric {request.metric!r}", expected=f"one of {', '.join(METRICS)}"
+        )
+    names = tuple(dict.fromkeys((RANDOM, *request.strategies)))
+    for name in names:
+        strategy_named(name)
+    return replace(request, strategies=names)
+
+
+def _payable(world: World, request: Request) -> tuple[Request, list[str]]:
+    """The same with budgets ascending and up to the votes there are, and what to say of it."""
+    n_votes = votes_to_draw(world, request)
+    budgets = sorted(set(request.budgets))
+    if not budgets or budgets[0] < 1 or request.seeds < 1:
+        raise SimulationError(
+            f"budgets {budgets} and {request.seeds} seeds",
+            expected="at least one budget of one vote or more, and one seed or more",
+        )
+    kept = tuple(budget for budget in budgets if budget <= n_votes)
+    if not kept:
+        raise SimulationError(
+            f"the smallest budget is {budgets[0]:,} votes, and the set has {n_votes:,} to draw",
+            expected="budgets up to the votes there are",
+            todo=f"give smaller ones, such as --budgets {_suggested(n_votes)}",
+        )
+    notes = []
+    if world.n_refused:
+        notes.append(f"{world.n_refused:,} rows of the files were refused by `import`.")
+    if dropped := budgets[len(kept) :]:
+        said = ", ".join(f"{budget:,}" for budget in dropped)
+        notes.append(f"Left out: budgets of {said}; the set has {n_votes:,} votes to draw.")
+    if request.seeds == 1:
+        notes.append(
+            "One seed: the intervals hold the luck of the prompts, not that of the draw; "
+            "10 seeds show both."
+        )
+    return replace(request, budgets=kept), notes
+
+
+def _suggested(n_votes: int) -> str:
+    return ",".join(str(max(1, n_votes // part)) for part in (8, 4, 2))
+
+
+def votes_to_draw(world: World, request: Request) -> int:
+    """How many votes every seed has to draw."""
+    if request.metric != HELD_OUT_METRIC:
+        return world.n_votes
+    return min(
+        Ballots(world, held_out_prompts(world, seed), seed).n_votes for seed in range(request.seeds)
+    )
+
+
+def _finished(store: RunStore, strategy: str, seed: int) -> Run:
+    run = store.load(strategy, seed)
+    if run is None:
+        raise SimulationError(
+            f"the finished run of {strategy}, seed {seed}, cannot be read back",
+            expected=f"a readable file in {store.folder}",
+            todo="check the disk, then run the same command again",
+        )
+    return run
+
+
+# Replaying, in this process or in several.
+
+
+def _replay_all(
+    world: World,
+    missing: Sequence[tuple[str, int]],
+    store: RunStore,
+    make_learner: MakeLearner,
+    jobs: int,
+    progress: Advance,
+) -> None:
+    if jobs == 1 or len(missing) < 2:
+        for strategy, seed in missing:
+            store.save(strategy, seed, replay(world, store.plan, strategy, seed, make_learner))
+            progress(1)
+        return
+    with _workers(min(jobs, len(missing)), world, store, make_learner) as pool:
+        for done in as_completed([pool.submit(_replay_one, *run) for run in missing]):
+            done.result()
+            progress(1)
+
+
+@contextmanager
+def _workers(
+    jobs: int, world: World, store: RunStore, make_learner: MakeLearner
+) -> Iterator[ProcessPoolExecutor]:
+    """Processes that replay; where anything goes wrong they are ended at once, not waited for."""
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(world, store, make_learner),
+    )
+    try:
+        with _one_thread_each():
+            yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside take one thread for linear algebra: jobs would fight over cores."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+_task: tuple[World, RunStore, MakeLearner] | None = None
+
+
+def _start_worker(world: World, store: RunStore, make_learner: MakeLearner) -> None:
+    global _task
+    _task = (world, store, make_learner)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker waits for work for ever, even if its parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _replay_one(strategy: str, seed: int) -> None:
+    assert _task is not None
+    world, store, make_learner = _task
+    store.save(strategy, seed, replay(world, store.plan, strategy, seed, make_learner))

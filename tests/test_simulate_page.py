@@ -1,0 +1,80 @@
+"""docs/savings.md says what docs/savings/*.json say, and the script that writes it runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from annotator.simulate.account import account
+from annotator.simulate.simulation import METRICS, Request, simulate
+from tests.synthetic_world import ridge, synthetic_world
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("savings", ROOT / "scripts" / "savings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_that_of_what_is_stored(script: ModuleType) -> None:
+    if not script.STORED.is_dir():
+        pytest.skip("nothing is stored yet")
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(script.stored())
+
+
+def test_stored_files_are_named_after_what_they_hold(script: ModuleType) -> None:
+    for document in script.stored():
+        assert (
+            script.STORED
+            / f"{document['dataset']}.{document['metric']}.{document['seeds']}-seeds.json"
+        ).is_file()
+
+
+def test_a_page_is_made_of_the_json_alone(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for metric in METRICS:
+        request = Request(("real-easy",), (20, 40), 2, metric)
+        document = account(
+            simulate(synthetic_world().world, request, tmp_path / "cache", make_learner=ridge)
+        )
+        document |= {"annotator": "0", "encoder": "none"}
+        (tmp_path / f"synthetic.{metric}.2-seeds.json").write_text(
+            json.dumps(document), encoding="utf-8"
+        )
+    monkeypatch.setattr(script, "STORED", tmp_path)
+    monkeypatch.setattr(script, "PAGE", tmp_path / "savings.md")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["savings.py", "--page-only"])
+    script.main()
+    written = (tmp_path / "savings.md").read_text(encoding="utf-8")
+    assert [line[3:] for line in written.splitlines() if line.startswith("## ")] == [
+        f"synthetic, {metric}, 2 seeds" for metric in METRICS
+    ]
+    assert written.count("| `real-easy` |") == 3
+
+
+@pytest.mark.parametrize(
+    ("n_votes", "budgets"),
+    [
+        (84_370, (100, 200, 400, 800, 1600, 3200, 6400)),
+        (1_732, (100, 200, 400, 800)),
+        (878, (100, 200, 400)),
+        (120, (30, 60)),
+    ],
+)
+def test_budgets_double_up_to_half_of_the_votes(
+    script: ModuleType, n_votes: int, budgets: tuple[int, ...]
+) -> None:
+    assert script.ladder(n_votes) == budgets
