@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from annotator.errors import PreferenceError
+from annotator.preference.laplace import BlockStep, System
 from annotator.preference.layout import Prior
+from annotator.preference.one_more_vote import TAIL_ROWS
 from annotator.preference.posterior import Posterior, fit_posterior
 from annotator.preference.vote_model import VoteModel
 from annotator.preference.votes import Votes, tally
@@ -132,3 +134,30 @@ def test_a_vote_that_cannot_be() -> None:
         posterior.with_vote(a, a, 1)
     with pytest.raises(PreferenceError, match="lapse"):
         posterior.with_vote(a, b, 1, lapse=1.0)
+
+
+@pytest.mark.parametrize(("how", "model"), CASES)
+def test_what_is_kept_of_each_prompt_is_what_its_votes_say(how: dict, model: VoteModel) -> None:
+    votes = votes_at_random(FEATURES, 60, seed=8, **how)
+    found = one_by_one(fitted(first(votes, 30), model), since(votes, 30)).approximation.system
+    assert len({block.k for block in found.layout.blocks}) > 3
+    assert sum(len(block.pairs) for block in found.layout.blocks) == found.layout.n_pairs
+    assert_consistent(found)
+
+
+def test_prompts_that_are_new_one_after_the_other_share_blocks() -> None:
+    features = features_of([2] * 200, seed=9)
+    a, b = all_pairs(features.prompt_of_response)
+    posterior = fit_posterior(features, tally(Votes.none()), PRIOR, VoteModel())
+    for x, y in zip(a.tolist(), b.tolist(), strict=True):
+        posterior = posterior.with_vote(x, y, 1 - x % 3)
+    found = posterior.approximation.system
+    assert [len(block.rows) for block in found.layout.blocks] == [TAIL_ROWS, 200 - TAIL_ROWS]
+    assert_consistent(found)
+
+
+def assert_consistent(system: System) -> None:
+    for block, step in zip(system.layout.blocks, system.steps, strict=True):
+        again = BlockStep.of(system.layout, block, system.sites)
+        for name in ("shrink", "laplacian", "pull", "log_det"):
+            np.testing.assert_allclose(getattr(step, name), getattr(again, name), atol=1e-12)

@@ -11,7 +11,8 @@ from scipy.optimize import minimize
 from annotator.errors import PreferenceError
 from annotator.preference.acquisition import with_posterior
 from annotator.preference.features import ResponseFeatures
-from annotator.preference.layout import Prior, helmert
+from annotator.preference.laplace import State, System
+from annotator.preference.layout import Layout, Prior, helmert
 from annotator.preference.posterior import Posterior, fit_posterior
 from annotator.preference.vote_model import VoteModel
 from annotator.preference.votes import Votes, tally
@@ -210,6 +211,23 @@ class TestInvariance:
         self.assert_same(self.fitted(v), warm, rtol=2e-4)
         again = fit_posterior(self.FEATURES, tally(some), PRIOR, self.MODEL, warm)
         self.assert_same(early, again, rtol=2e-4)
+
+    def test_a_fit_that_begins_at_its_own_end_is_over_at_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps: list[int] = []
+        once = System.at
+
+        def counted(layout: Layout, state: State) -> System:
+            steps.append(1)
+            return once(layout, state)
+
+        monkeypatch.setattr(System, "at", counted)
+        found = self.fitted(self.VOTES)
+        assert len(steps) > 3
+        steps.clear()
+        fit_posterior(self.FEATURES, tally(self.VOTES), PRIOR, self.MODEL, found)
+        assert len(steps) == 1
 
     def test_turned_pairs_have_turned_differences(self) -> None:
         posterior = self.fitted(self.VOTES)

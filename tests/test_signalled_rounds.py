@@ -176,6 +176,13 @@ def test_of_a_large_pool_a_uniform_part_of_the_prompts_is_looked_at(
     assert np.abs(fresh - 200 * share).max() < 5 * np.sqrt(200 * share * (1 - share))
 
 
+def test_a_round_says_what_it_learned_from(world: World) -> None:
+    assert "n_votes" not in world.choose(4, "random").head.pool
+    world.answer("a_better")
+    pool = world.choose(5).head.pool
+    assert (pool["n_votes"], pool["n_looked_at"]) == (4, 39 - 4 - 1)
+
+
 def test_needs_are_read_from_the_strategy() -> None:
     assert signals_needed(STRATEGIES["hybrid"]) == {"posterior"}
     assert signals_needed(STRATEGIES["real-easy"]) == frozenset()

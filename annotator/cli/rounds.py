@@ -225,7 +225,7 @@ def _head(batch: Batch) -> dict[str, Any]:
 def _batch_rows(batch: Batch) -> list[tuple[str, object]]:
     head = batch.head
     name = "round" if batch.round_id else "dry run"
-    return [
+    rows: list[tuple[str, object]] = [
         (name, f"{batch.round_id or ''} {head.strategy}, seed {head.seed}".strip()),
         (
             "pairs",
@@ -234,6 +234,10 @@ def _batch_rows(batch: Batch) -> list[tuple[str, object]]:
         ),
         ("asks for", f"{batch.n_votes:,} votes"),
     ]
+    if "n_votes" in head.pool:
+        looked_at = f"looked at {head.pool['n_looked_at']:,} pairs"
+        rows.append(("learned", f"from {head.pool['n_votes']:,} votes; {looked_at}"))
+    return rows
 
 
 def _report_dry_run(project: Project, batch: Batch, as_json: bool) -> None:

@@ -108,7 +108,7 @@ def _choose(db: Database, database_path: Path, encoder_id: int, request: BatchRe
         n_control=n_control,
         overlap=request.overlap,
         encoder_id=encoder_id,
-        pool=candidates.snapshot(),
+        pool=candidates.snapshot() | signalled.learned,
     )
     return Batch(None, head, _as_picks(db, candidates, choice, request.strategy))
 

@@ -44,6 +44,7 @@ class SignalledStrategy:
 
         self._strategy, self._needed = strategy, signals_needed(strategy)
         self._db, self._database_path, self._candidates = db, database_path, candidates
+        self.learned: dict[str, object] = {}  # what the preference model was fitted to and asked of
 
     def __call__(self, pool: Pool, n: int, rng: np.random.Generator) -> Selection:
         """The strategy's choice. Raises what it raises, PreferenceError and EncoderError."""
@@ -56,6 +57,7 @@ class SignalledStrategy:
         votes = counted_votes(self._db)
         chance = _chance_of_prompts(pool, self._voted(pool, votes), n)
         part = pool.of_prompts(rng.random(len(chance)) < chance)
+        self.learned = {"n_votes": len(votes.grade), "n_looked_at": part.pool.n_eligible}
         selection = self._strategy(self._with_model(part, votes), n, rng)
         return _of_whole(selection, part, chance[pool.prompt_of_pair])
 
