@@ -24,7 +24,7 @@ from annotator import __version__
 from annotator.config import DEFAULT_ENCODER
 from annotator.simulate import SimulationError
 from annotator.simulate.account import account
-from annotator.simulate.simulation import METRICS, Request, simulate, votes_to_draw
+from annotator.simulate.simulation import METRICS, Request, simulate
 from annotator.simulate.words import MEASURES, interval_cell, saved_cell, sentences, votes_cell
 from annotator.simulate.world import load_world
 from strategies import STRATEGIES
@@ -32,7 +32,7 @@ from strategies import STRATEGIES
 ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "docs" / "savings"
 PAGE = ROOT / "docs" / "savings.md"
-SMALLEST, LARGEST = 100, 6_400  # budgets double between these, up to half of the votes
+SMALLEST, LARGEST = 100, 6_400  # budgets double between these, up to half of the pairs
 
 Document = dict[str, Any]
 
@@ -75,7 +75,7 @@ def run_set(path: Path, options: argparse.Namespace) -> None:
     for metric in options.metrics.split(","):
         request = Request(tuple(names), (), options.seeds, metric, jobs=options.jobs)
         budgets = options.budgets and tuple(int(n) for n in options.budgets.split(","))
-        request = replace(request, budgets=budgets or ladder(votes_to_draw(world, request)))
+        request = replace(request, budgets=budgets or ladder(world.pool.n_pairs))
         try:
             document = account(simulate(world, request, options.cache))
         except SimulationError as error:
@@ -90,13 +90,17 @@ def run_set(path: Path, options: argparse.Namespace) -> None:
         print("\n".join(sentences(document)), flush=True)
 
 
-def ladder(n_votes: int) -> tuple[int, ...]:
-    """Budgets that double; at half of all votes what is left to choose is what was not wanted."""
+def ladder(n_pairs: int) -> tuple[int, ...]:
+    """Budgets that double, up to half of the pairs: beyond, what is left is what nobody wanted.
+
+    Every pair is asked once before any is asked again, so with all pairs asked all strategies are
+    the same.
+    """
     budgets, budget = [], SMALLEST
-    while budget <= min(LARGEST, n_votes / 2):
+    while budget <= min(LARGEST, n_pairs / 2):
         budgets.append(budget)
         budget *= 2
-    return tuple(budgets) or (max(1, n_votes // 4), max(2, n_votes // 2))
+    return tuple(budgets) or (max(1, n_pairs // 4), max(2, n_pairs // 2))
 
 
 # The page.

@@ -66,15 +66,15 @@ def test_a_page_is_made_of_the_json_alone(
 
 
 @pytest.mark.parametrize(
-    ("n_votes", "budgets"),
+    ("n_pairs", "budgets"),
     [
-        (84_370, (100, 200, 400, 800, 1600, 3200, 6400)),
+        (16_466, (100, 200, 400, 800, 1600, 3200, 6400)),
         (1_732, (100, 200, 400, 800)),
         (878, (100, 200, 400)),
         (120, (30, 60)),
     ],
 )
-def test_budgets_double_up_to_half_of_the_votes(
-    script: ModuleType, n_votes: int, budgets: tuple[int, ...]
+def test_budgets_double_up_to_half_of_the_pairs(
+    script: ModuleType, n_pairs: int, budgets: tuple[int, ...]
 ) -> None:
-    assert script.ladder(n_votes) == budgets
+    assert script.ladder(n_pairs) == budgets

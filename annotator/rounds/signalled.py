@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from strategies.pool import Pool, PoolPart, Selection, Strategy
     from strategies.within_prompt import Bools, Floats, Positions
 
-CANDIDATE_PAIRS = 50_000  # in prompts without votes, about
+CANDIDATE_PAIRS = 20_000  # in prompts without votes, about
 ENOUGH = 20  # and at least this many for every pair of the batch
 
 
