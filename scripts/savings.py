@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Every strategy on every labelled set by every metric: docs/savings/*.json and docs/savings.md.
 
-The page is made of the stored JSON and of nothing else. Replays that are in the cache are not run
+The figures of the page are made of the stored JSON and of nothing else; docs/savings/reading.md,
+which says what they mean, stands before them. Replays that are in the cache are not run
 again, so the script may be stopped and started.
 
     python scripts/savings.py ukpconvarg1.jsonl.gz pandalm_test.jsonl.gz --seeds 10 --jobs 2
@@ -125,6 +126,9 @@ def page(documents: list[Document]) -> str:
         "there within the budgets, ≤ and ≥ that it is there with the smallest.",
         "",
     ]
+    reading = STORED / "reading.md"
+    if reading.exists():
+        lines += [reading.read_text(encoding="utf-8").strip(), ""]
     for document in documents:
         lines += section(document)
     return "\n".join(lines).rstrip() + "\n"

@@ -212,11 +212,12 @@ class _Covariance:
     def sums_of_squares(self) -> Floats:
         """B's quadratic form at the contrast of every pair, (n_pairs,)."""
         blocks = []
+        ahead = self._loadings @ self._middle
         for prompts in self._prompts:
-            loadings = self._loadings[prompts.rows]
             pulled = prompts.laplacian @ prompts.own
             crossed = self._shared(prompts.rows) @ pulled
-            total = ((loadings @ self._middle) @ loadings.swapaxes(1, 2)).astype(np.float64)
+            loadings = self._loadings[prompts.rows]
+            total = (ahead[prompts.rows] @ loadings.swapaxes(1, 2)).astype(np.float64)
             blocks.append(total + crossed + crossed.swapaxes(1, 2) + prompts.own @ pulled)
         return self._at_contrasts(blocks)
 
