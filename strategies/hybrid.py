@@ -17,8 +17,9 @@ So the vote on x lowers the expected share of wrong pairs
 
 The worth of a vote is the sum. All that the value of a vote is made of is in it. *Information*: q.
 *Whether the vote will be right*: a vote on a pair that people find hard to tell apart has little c
-and is often a tie; what models and judges say of the responses is in m. *Redundancy*: the batch is
-greedy, and each pick lowers the variances of all pairs by what its vote is expected to tell.
+and is often a tie; what is known of the responses and of the models that wrote them is in m.
+*Redundancy*: the batch is greedy, and each pick lowers the variances of all pairs by what its vote
+is expected to tell. The weights phi(t_y) / v_y of the pairs y are those of the batch's beginning.
 
 Before the first vote all m are 0, and both parts grow with v: the most dissimilar responses are
 the most valuable, which is REAL's choice, and among them those that differ in the way in which
@@ -44,6 +45,7 @@ from strategies.pool import Pool, Selection, eligible_for, needs
 from strategies.within_prompt import Floats, Positions, rows_of_equal_length
 
 EXPLORATION = 0.02  # share of the picks that are drawn uniformly
+REMEMBERED = 512  # votes whose columns are kept
 ROOT_2_PI = float(np.sqrt(2.0 * np.pi))
 
 
@@ -93,7 +95,8 @@ class ExpectedVotes:
     """What one more vote on each pair is worth, once every pair expected here has got its vote.
 
     `n` is the most votes that will be expected. Memory: a few numbers for every pair, and 2 n for
-    every response.
+    every response, of the last 512 votes at most: of a larger batch the earlier votes stay in all
+    variances, and are forgotten only where a later vote's own covariances are worked out.
     """
 
     def __init__(self, pool: Pool, n: int) -> None:
@@ -110,8 +113,9 @@ class ExpectedVotes:
         self._ahead = self._covariance.sums_of_squares()
         # Of every vote taken for given C and B at its contrast, by how much its squares lower
         # variances, and B's quadratic form at the contrast.
-        self._columns, self._aheads = np.empty((2, n, pool.n_responses))
-        self._scales, self._totals = np.empty((2, n))
+        kept = min(n, REMEMBERED)
+        self._columns, self._aheads = np.empty((2, kept, pool.n_responses))
+        self._scales, self._totals = np.empty((2, kept))
         self._n_done = 0
 
     def worth(self, positions: Positions) -> Floats:
@@ -136,6 +140,8 @@ class ExpectedVotes:
         k, h = column[self._a] - column[self._b], ahead[self._a] - ahead[self._b]
         self._of_rewards = np.maximum(self._of_rewards - scale * k**2, 0.0)
         self._ahead = self._ahead - 2.0 * scale * k * h + scale**2 * total * k**2
+        if self._n_done == len(self._scales):
+            self._n_done = 0
         done = self._n_done
         self._columns[done], self._aheads[done] = column, ahead
         self._scales[done], self._totals[done] = scale, total

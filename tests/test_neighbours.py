@@ -153,15 +153,32 @@ class TestPairsLeftOut:
         return build_pool(db, path, self.encoder_id, **settings)
 
     def test_what_reads_the_same_is_not_compared(self, db: Database, path: Path) -> None:
-        add_prompt(db, user("Capital?"), ["Paris.", "paris.\n", "Rome.", "Paris, not Rome."])
+        add_prompt(db, user("Capital?"), ["Paris.", "Paris. \r\n", "Rome.", "Paris, not Rome."])
         candidates = self.pool(db, path)
         assert candidates.n_redundant == 3
         assert candidates.snapshot()["n_redundant"] == 3
         left = [texts for _, texts in questions(db, candidates)]
-        kept = [texts for texts in left if texts & {"Paris.", "paris.\n"}]
+        kept = [texts for texts in left if texts & {"Paris.", "Paris. \r\n"}]
         # One of the two spellings stands for both, against each of the other two responses.
         assert len(left) == 3 and len(kept) == 2
         assert {"Rome.", "Paris, not Rome."} in left
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ("for x in y:\n    f(x)\n    return", "for x in y:\n    f(x)\nreturn"),
+            ("a haiku\nin lines", "a haiku in lines"),
+            ("Yes.", "YES."),
+        ],
+    )
+    def test_indentation_lines_and_case_are_worth_a_vote(
+        self, db: Database, path: Path, one: str, other: str
+    ) -> None:
+        add_prompt(db, user("Write."), [one, other])
+        candidates = self.pool(db, path)
+        vectors = candidates.pool.response_vectors
+        assert vectors[0] @ vectors[1] > NEAR_DUPLICATES
+        assert (candidates.n_redundant, candidates.pool.n_eligible) == (0, 1)
 
     def test_a_word_that_the_encoder_overlooks_is_read(self, db: Database, path: Path) -> None:
         add_prompt(db, user("Is 7 prime?"), ["It is prime", "It is not prime"])
@@ -199,7 +216,7 @@ class TestPairsLeftOut:
 
     def test_pairs_that_were_picked_all_stay(self, db: Database, path: Path) -> None:
         for prompt in ("Which is best?", "which is best?"):
-            add_prompt(db, user(prompt), ["tea", "coffee", "Tea"])
+            add_prompt(db, user(prompt), ["tea", "coffee", "tea "])
         self.pool(db, path)
         request = BatchRequest(6, "random", 0.0, 1, seed=3, near_duplicates=1.0)
         choose_and_record(db, path, self.encoder_id, request, dry_run=False)
@@ -208,7 +225,7 @@ class TestPairsLeftOut:
         assert candidates.pool.n_eligible == 0
 
     def test_a_threshold_of_one_asks_about_every_pair(self, db: Database, path: Path) -> None:
-        add_prompt(db, user("Capital?"), ["Paris.", "paris."])
+        add_prompt(db, user("Capital?"), ["Paris.", "Paris. "])
         every = self.pool(db, path, near_duplicates=1.0)
         assert (every.n_redundant, every.pool.n_pairs) == (0, 1)
         none = self.pool(db, path)
@@ -217,13 +234,13 @@ class TestPairsLeftOut:
 
     def test_against_all_pairs_read_one_by_one(self, db: Database, path: Path) -> None:
         rng = np.random.default_rng(5)
-        words = ["yes", "Yes", "no", " no", "maybe", "MAYBE", "perhaps"]
+        words = ["yes", "yes ", "no", " no", "maybe", "maybe\n", "perhaps"]
         for prompt in ("Q1?", "q1?", "Q2?", "Q2? ", "Q3?", "Q4?"):
             texts = rng.choice(words, size=rng.integers(2, 6), replace=False)
             add_prompt(db, user(prompt), texts.tolist())
         every = questions(db, self.pool(db, path, near_duplicates=1.0))
         plain = [
-            (" ".join(prompt.lower().split()), frozenset(t.lower().strip() for t in texts))
+            (" ".join(prompt.lower().split()), frozenset(t.strip() for t in texts))
             for prompt, texts in every
         ]
         # A text that stands once and has no like in its prompt is not read: " no" beside another
@@ -232,9 +249,9 @@ class TestPairsLeftOut:
         candidates = self.pool(db, path)
         assert 0 < candidates.n_redundant <= most
         kept = questions(db, candidates)
-        assert all(len({t.lower().strip() for t in texts}) == 2 for _, texts in kept)
+        assert all(len({t.strip() for t in texts}) == 2 for _, texts in kept)
         assert {
-            (" ".join(prompt.lower().split()), frozenset(t.lower().strip() for t in texts))
+            (" ".join(prompt.lower().split()), frozenset(t.strip() for t in texts))
             for prompt, texts in kept
         } == {one for one in plain if len(one[1]) == 2}
 
@@ -248,7 +265,7 @@ def test_dry_run_says_how_many_are_left_out(
 ) -> None:
     """With the real encoder, which does not see white space."""
     project = make_project(tmp_path / "project")
-    more = {"prompt": "Sum of 2 and 2?", "responses": ["It is 4.", "It  is\n4.", "It is 5."]}
+    more = {"prompt": "Sum of 2 and 2?", "responses": ["It is 4.", "It is 4. ", "It is 5."]}
     (project / "more.jsonl").write_text(json.dumps(more) + "\n", encoding="utf-8")
     runner = CliRunner()
     there = ["--project", str(project)]

@@ -47,10 +47,8 @@ def test_the_gradient_is_that_of_the_validation_votes(how: dict, model: VoteMode
     steps = 1e-5 * np.eye(len(found))
     expected = [(loss(posterior, chosen, h) - loss(posterior, chosen, -h)) / 2e-5 for h in steps]
     np.testing.assert_allclose(found, expected, atol=1e-7)
-    everything = validation_gradient(posterior, votes, np.zeros(len(votes), dtype=np.bool_))
-    np.testing.assert_allclose(
-        everything, validation_gradient(posterior, votes, np.ones(len(votes), dtype=np.bool_))
-    )
+    nothing = validation_gradient(posterior, votes, np.zeros(len(votes), dtype=np.bool_))
+    assert not nothing.any()
 
 
 def test_the_validated_head_is_one_newton_step_on() -> None:
@@ -60,7 +58,7 @@ def test_the_validated_head_is_one_newton_step_on() -> None:
     gradient = validation_gradient(posterior, votes, validation)
     system = posterior.system_factor @ posterior.system_factor.T
     contrast = PHI[pool.pair_a] - PHI[pool.pair_b]
-    margin = posterior.differences(pool.pair_a, pool.pair_b).mean
+    margin = contrast @ posterior.weights
     np.testing.assert_allclose(found.signal("policy_margin"), margin)
     np.testing.assert_allclose(
         found.signal("validation_margin") - margin,

@@ -12,7 +12,7 @@ from annotator.labels.votes import Vote, counted_votes, record_annotators, recor
 from annotator.rounds import signalled
 from annotator.rounds.batch import Batch, BatchRequest, choose_and_record
 from annotator.rounds.pool import build_pool
-from annotator.rounds.signalled import SignalledStrategy
+from annotator.rounds.signalled import SignalledStrategy, sampled_prompts
 from annotator.signals.embeddings import embed_missing
 from annotator.store import writing
 from strategies import STRATEGIES
@@ -146,7 +146,7 @@ def test_of_a_large_pool_a_uniform_part_of_the_prompts_is_looked_at(
 ) -> None:
     world.choose(4)
     world.answer("b_better")
-    monkeypatch.setattr(signalled, "CANDIDATE_PAIRS", 12)
+    monkeypatch.setattr(signalled, "CANDIDATE_PAIRS", 3)
     monkeypatch.setattr(signalled, "ENOUGH", 1)
     candidates = build_pool(world.db, world.path, world.encoder_id)
     pool = candidates.pool
@@ -154,8 +154,12 @@ def test_of_a_large_pool_a_uniform_part_of_the_prompts_is_looked_at(
     place = {int(i): at for at, i in enumerate(candidates.response_ids)}
     for a_id, _ in world.picked():
         voted[pool.prompt_of_response[place[a_id]]] = True
+    open_prompts = np.isin(np.arange(pool.n_prompts), pool.prompt_of_pair[pool.pair_eligible])
+    fresh = open_prompts & ~voted
+    n_open = np.count_nonzero(pool.pair_eligible & fresh[pool.prompt_of_pair])
+    share = np.ceil(fresh.sum() * min(1.0, 3 / n_open)) / fresh.sum()
+    assert 0 < share < 1
     looked_at = np.zeros(pool.n_prompts)
-    share = 12 / np.count_nonzero(pool.pair_eligible & ~voted[pool.prompt_of_pair])
 
     @needs("posterior")
     def witness(part: Pool, n: int, rng: np.random.Generator) -> Selection:
@@ -163,17 +167,28 @@ def test_of_a_large_pool_a_uniform_part_of_the_prompts_is_looked_at(
 
     strategy = SignalledStrategy(witness, world.db, world.path, candidates)
     for seed in range(200):
-        chosen = strategy(pool, 2, np.random.default_rng(seed))
+        chosen = strategy(pool, 1, np.random.default_rng(seed))
         assert pool.pair_eligible[chosen.positions].all()
         prompts = pool.prompt_of_pair[chosen.positions]
         looked_at[np.unique(prompts)] += 1
         # `random` took everything it was shown with chance 1: what is left is the prompts' own.
-        expected = np.where(voted[prompts], 1.0, share)
-        np.testing.assert_allclose(chosen.propensities, expected)
-    open_prompts = np.unique(pool.prompt_of_pair[pool.pair_eligible])
-    assert (looked_at[voted & np.isin(np.arange(pool.n_prompts), open_prompts)] == 200).all()
-    fresh = looked_at[~voted]
-    assert np.abs(fresh - 200 * share).max() < 5 * np.sqrt(200 * share * (1 - share))
+        np.testing.assert_allclose(chosen.propensities, np.where(voted[prompts], 1.0, share))
+    assert (looked_at[voted & open_prompts] == 200).all()
+    deviation = np.sqrt(200 * share * (1 - share))
+    assert np.abs(looked_at[fresh] - 200 * share).max() < 5 * deviation
+
+
+@pytest.mark.parametrize("sizes", [[210], [60] * 5, [2, 2, 150, 2]])
+def test_few_prompts_with_many_pairs_always_offer_enough(sizes: list[int]) -> None:
+    prompts = np.repeat(np.arange(len(sizes)), sizes)
+    vectors = np.eye(len(prompts), 400, dtype=np.float32)
+    pool = Pool.of_responses(vectors, prompts)
+    nobody = np.zeros(len(sizes), dtype=bool)
+    for seed in range(50):
+        looked_at, chance = sampled_prompts(pool, nobody, 100, np.random.default_rng(seed))
+        part = pool.of_prompts(looked_at).pool
+        assert part.n_eligible >= 100
+        assert (chance > 0).all()
 
 
 def test_a_round_says_what_it_learned_from(world: World) -> None:
@@ -181,6 +196,7 @@ def test_a_round_says_what_it_learned_from(world: World) -> None:
     world.answer("a_better")
     pool = world.choose(5).head.pool
     assert (pool["n_votes"], pool["n_looked_at"]) == (4, 39 - 4 - 1)
+    assert pool["setting"]["prior"]["own"] > 0 and pool["learner"] >= 1
 
 
 def test_needs_are_read_from_the_strategy() -> None:

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from annotator.simulate.account import account
+from annotator.simulate.savings import NEITHER
 from annotator.simulate.simulation import METRICS, Request, simulate
 from tests.synthetic_world import ridge, synthetic_world
 
@@ -78,3 +79,13 @@ def test_budgets_double_up_to_half_of_the_pairs(
     script: ModuleType, n_pairs: int, budgets: tuple[int, ...]
 ) -> None:
     assert script.ladder(n_pairs) == budgets
+
+
+def test_few_seeds_or_prompts_give_no_verdict(tmp_path: Path) -> None:
+    """With one seed on one prompt a gap is luck, and its interval has no width."""
+    for sizes, seeds, said in [((40,), 1, "1 seeds and 1 prompts"), (None, 4, "from 4 seeds are")]:
+        world = synthetic_world(**({"sizes": sizes} if sizes else {})).world
+        request = Request(("real-hard",), (20, 60), seeds, control=0.0)
+        document = account(simulate(world, request, tmp_path / str(seeds), make_learner=ridge))
+        assert document["saved"]["real-hard"]["verdict"] == NEITHER
+        assert any(said in note and "no" in note for note in document["notes"])

@@ -234,9 +234,11 @@ def _batch_rows(batch: Batch) -> list[tuple[str, object]]:
         ),
         ("asks for", f"{batch.n_votes:,} votes"),
     ]
+    if redundant := head.pool["n_redundant"]:
+        rows.append(("left out", f"{redundant:,} pairs that read like another or alike"))
     if "n_votes" in head.pool:
-        looked_at = f"looked at {head.pool['n_looked_at']:,} pairs"
-        rows.append(("learned", f"from {head.pool['n_votes']:,} votes; {looked_at}"))
+        learned = f"from {head.pool['n_votes']:,} votes" if head.pool["n_votes"] else "no votes yet"
+        rows.append(("learned", f"{learned}; looked at {head.pool['n_looked_at']:,} pairs"))
     return rows
 
 
@@ -250,8 +252,6 @@ def _report_dry_run(project: Project, batch: Batch, as_json: bool) -> None:
         echo_json({**_head(batch), "annotator_seconds": cost, "picks": picks})
         return
     rows = _batch_rows(batch)
-    if redundant := batch.head.pool["n_redundant"]:
-        rows.append(("left out", f"{redundant:,} pairs that read like another or alike"))
     if seconds is None:
         rows.append(("time", "unknown until the first votes are in"))
     else:

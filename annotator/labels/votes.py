@@ -224,13 +224,16 @@ _GRADE = {
 
 
 def counted_votes(db: Database) -> CountedVotes:
-    """Every vote that counts now, in the order in which votes were first seen."""
+    """Every vote that counts now, in the order in which votes were first seen.
+
+    Not among them: a machine's answer that was offered and submitted.
+    """
     import numpy as np
 
     rows = db.execute(
         """SELECT p.a_id, p.b_id, v.grade, v.annotator_id, p.arm = 'control'
         FROM current_votes v JOIN picks p ON p.id = v.pick_id
-        WHERE v.status = 'vote' ORDER BY v.id"""
+        WHERE v.status = 'vote' AND NOT v.prefilled ORDER BY v.id"""
     )
     votes = [(a, b, _GRADE[grade], who, control) for a, b, grade, who, control in rows]
     table = np.array(votes, dtype=np.int64).reshape(-1, 5)

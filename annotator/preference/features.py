@@ -2,9 +2,9 @@
 
 Groups: the response's embedding; its product, entry by entry, with the prompt's embedding, so that
 a weight can mean "this topic asks for that"; covariates of form and place, that is length and
-format, the cosine with the prompt, and peer agreement, the data map's score where no judge has
-spoken; and which model wrote it, where candidates say so: a model that won elsewhere is likely to
-win here. Only differences between responses to one prompt ever matter, so every group is scaled
+format, the cosine with the prompt, and peer agreement, which the data map goes by where no judge
+has spoken; and which model wrote it, where candidates say so: a model that won elsewhere is likely
+to win here. Only differences between responses to one prompt ever matter, so every group is scaled
 such that the mean squared difference of two responses to one prompt is 1: a prior variance then
 means the same for every encoder and every data set.
 """

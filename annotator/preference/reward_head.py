@@ -3,6 +3,7 @@
 Influence and margins are defined for a model with weights that a training step moves
 (annotator's methods TIF and LossDiff-IRM, arXiv 2510.13212). With no policy at hand that model is
 the preference model's own linear head: Delta = z . w, z the difference of the features of a pair.
+That is a stand-in and no TIF: the control votes that validate the head have taught it as well.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ def with_reward_head(pool: Pool, posterior: Posterior, votes: Votes, validation:
     """The pool with the signal "policy", read from the posterior's linear head.
 
     `validation` (n_votes,) True for the votes that stand for what the model is meant to do well on,
-    those of the control arm; where there is none, all votes do. The validated head is one Newton
-    step further towards them.
+    those of the control arm. The validated head is one Newton step further towards them; where
+    there are none it has not moved, and nothing has influence.
     """
     gradient = validation_gradient(posterior, votes, validation)
     factor = posterior.system_factor
     half = solve_triangular(factor, gradient, lower=True, check_finite=False)
     step = -solve_triangular(factor, half, lower=True, trans="T", check_finite=False)
-    margin = posterior.differences(pool.pair_a, pool.pair_b).mean
-    moved, influence = np.empty(pool.n_pairs), np.empty(pool.n_pairs)
-    n_validation = max(1, int(validation.sum()) or len(votes))
+    margin, moved, influence = np.empty((3, pool.n_pairs))
+    n_validation = max(1, int(validation.sum()))
     for start in range(0, pool.n_pairs, BLOCK_PAIRS):
         at = slice(start, start + BLOCK_PAIRS)
         contrast = _contrasts(posterior, pool.pair_a[at], pool.pair_b[at])
+        margin[at] = contrast @ posterior.weights
         moved[at] = contrast @ step
         influence[at] = contrast @ (gradient / n_validation)
     return pool.with_signals(
@@ -44,7 +45,7 @@ def with_reward_head(pool: Pool, posterior: Posterior, votes: Votes, validation:
 
 def validation_gradient(posterior: Posterior, votes: Votes, validation: Bools) -> Floats:
     """The gradient by w of the summed loss -log P(vote) of the validation votes, (f,)."""
-    chosen = np.flatnonzero(validation) if validation.any() else np.arange(len(votes))
+    chosen = np.flatnonzero(validation)
     if not len(chosen):
         return np.zeros(len(posterior.weights))
     a, b = votes.a[chosen], votes.b[chosen]

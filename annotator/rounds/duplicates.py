@@ -1,10 +1,11 @@
 """Pairs that nobody need be asked: nothing to compare, or the same question once more.
 
-The rule is cautious, because a pair left out is left out silently. A cosine alone cannot carry it:
-in a text of several hundred words "the answer is 42" and "the answer is not 42" have a cosine above
-0.999. So two texts are held for one only if they *read the same*: equal but for white space and
-case, which the usual encoders do not see either. Vectors and hashes only say which texts to read:
-of a million responses that is a handful.
+The rule is cautious. A cosine alone cannot carry it: in a text of several hundred words "the answer
+is 42" and "the answer is not 42" have a cosine above 0.999. So two texts are held for one only if
+they *read the same*. Responses do if they are equal but for what nobody can see, kinds of line end
+and space where a line ends; prompts, under which the same two responses then stand, also if white
+space and case differ. Vectors and hashes only say which texts to read: of a million responses that
+is a handful.
 
 - Two responses to a prompt that read the same are nothing to compare.
 - Two pairs are one question if their responses read the same, in one order or the other, and so do
@@ -106,13 +107,18 @@ def _read(db: Database, response_ids: list[int]) -> dict[int, tuple[str, str]]:
 
 
 def _as_read(shown: Shown) -> tuple[str, str]:
-    turns = json.dumps([[turn["role"], _plain(turn["content"])] for turn in shown.messages])
-    return _plain(shown.text), turns
+    turns = [
+        [turn["role"], " ".join(turn["content"].casefold().split())] for turn in shown.messages
+    ]
+    return _visible(shown.text), json.dumps(turns)
 
 
-def _plain(text: str) -> str:
-    """The text without what a reader passes over: white space and case."""
-    return " ".join(text.casefold().split())
+def _visible(text: str) -> str:
+    """The text without what nobody can see.
+
+    Indentation, blank lines and case stay: code, verse and "answer in capitals" live by them.
+    """
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
 def _numbered(texts: Iterable[str]) -> NDArray[np.int64]:

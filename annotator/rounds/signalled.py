@@ -1,14 +1,14 @@
 """The signals that a strategy chooses by: scores, posterior, policy. Computed for it alone.
 
-The preference model is fitted to every vote, but asked about no more candidates than it takes: of
-a large pool a uniform sample of prompts, and every prompt that has votes. The best hundred pairs of
-two hundred thousand are as good as the best hundred of two million, and cost a tenth. The control
-arm is drawn from the whole pool, before this.
+The preference model is fitted to every vote. In a large pool it is asked about a uniform sample of
+the prompts without votes, some twenty thousand pairs, beside every prompt that has votes: working
+out what a vote is worth costs the same for each pair, and a strategy that looks at fewer chooses
+among fewer. The control arm is drawn from the whole pool, before this.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,8 +55,8 @@ class SignalledStrategy:
         if not self._needed & {"posterior", "policy"}:
             return self._strategy(pool, n, rng)
         votes = counted_votes(self._db)
-        chance = _chance_of_prompts(pool, self._voted(pool, votes), n)
-        part = pool.of_prompts(rng.random(len(chance)) < chance)
+        looked_at, chance = sampled_prompts(pool, self._voted(pool, votes), n, rng)
+        part = pool.of_prompts(looked_at)
         self.learned = {"n_votes": len(votes.grade), "n_looked_at": part.pool.n_eligible}
         selection = self._strategy(self._with_model(part, votes), n, rng)
         return _of_whole(selection, part, chance[pool.prompt_of_pair])
@@ -73,11 +73,14 @@ class SignalledStrategy:
     def _with_model(self, part: PoolPart, votes: CountedVotes) -> Pool:
         """The part's pool with the preference model's signals."""
         from annotator.preference.acquisition import votes_of_pairs, with_posterior
-        from annotator.preference.learner import Learner
+        from annotator.preference.learner import VERSION, Learner
         from annotator.preference.reward_head import with_reward_head
+        from annotator.preference.tuning import Setting
 
         cast = self._cast(part, votes)
-        posterior = Learner(self._features(part)).learn(cast)
+        learner = Learner(self._features(part))
+        posterior = learner.learn(cast)
+        self.learned |= {"learner": VERSION, "setting": asdict(learner.setting or Setting())}
         pool = with_posterior(part.pool, posterior, votes_of_pairs(part.pool, cast))
         if "policy" in self._needed:
             pool = with_reward_head(pool, posterior, cast, votes.control)
@@ -108,17 +111,26 @@ class SignalledStrategy:
         )
 
 
-def _chance_of_prompts(pool: Pool, voted: Bools, n: int) -> Floats:
-    """With what probability each prompt's pairs are looked at, (n_prompts,).
+def sampled_prompts(
+    pool: Pool, voted: Bools, n: int, rng: np.random.Generator
+) -> tuple[Bools, Floats]:
+    """The prompts to look at for n pairs, and the chance each had to be among them, (n_prompts,).
 
-    1 where there are votes, and everywhere in a pool of a usual size.
+    Every prompt with votes, and of the others a uniform sample that is expected to hold
+    CANDIDATE_PAIRS eligible pairs, or ENOUGH for each of the n. A sample that holds fewer than n,
+    as may happen where few prompts hold all the pairs, is given up for the whole pool.
     """
     import numpy as np
 
-    prompt = pool.prompt_of_pair[pool.pair_eligible]
-    n_fresh = int(np.count_nonzero(~voted[prompt]))
-    share = max(CANDIDATE_PAIRS, ENOUGH * n) / max(1, n_fresh)
-    return np.where(voted, 1.0, min(1.0, share))
+    eligible = np.bincount(pool.prompt_of_pair[pool.pair_eligible], minlength=pool.n_prompts)
+    fresh = np.flatnonzero(~voted & (eligible > 0))
+    share = max(CANDIDATE_PAIRS, ENOUGH * n) / max(1, int(eligible[fresh].sum()))
+    n_drawn = int(np.ceil(len(fresh) * min(1.0, share)))
+    looked_at = voted.copy()
+    looked_at[rng.choice(fresh, size=n_drawn, replace=False)] = True
+    if n_drawn == len(fresh) or eligible[looked_at].sum() < n:
+        return np.ones(pool.n_prompts, dtype=np.bool_), np.ones(pool.n_prompts)
+    return looked_at, np.where(voted, 1.0, n_drawn / len(fresh))
 
 
 def _of_whole(selection: Selection, part: PoolPart, chance_of_pair: Floats) -> Selection:

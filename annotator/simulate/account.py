@@ -23,13 +23,14 @@ from annotator.simulate.savings import (
     target_of,
     weights,
 )
-from annotator.simulate.simulation import RANDOM, Simulation
+from annotator.simulate.simulation import HELD_OUT_METRIC, RANDOM, Simulation
 from strategies.within_prompt import Floats, Positions
 
 Document = dict[str, Any]
 
 DIGITS = 4
 PEOPLE_STEPS = 8  # budgets for people today between the largest one and all votes there are
+SEEDS_NEEDED, PROMPTS_NEEDED = 5, 10  # for a verdict
 MANY = 3  # strategies; with more, a verdict by chance is likely enough to be said
 
 
@@ -50,7 +51,10 @@ def account(done: Simulation, *, replicates: int = REPLICATES, seed: int = 0) ->
     if curves[RANDOM].monotone().mean[-1] < target[0] - ROUNDING:
         raise _out_of_reach(float(target[0]), curves[RANDOM])
     others = {name: c for name, c in curves.items() if name != RANDOM}
-    saved = {name: saving(c, curves[RANDOM], target) for name, c in others.items()}
+    conclusive = not _too_few(done, measured[RANDOM][1])
+    saved = {
+        name: saving(c, curves[RANDOM], target, conclusive=conclusive) for name, c in others.items()
+    }
     today = _people_today(done, budgets, drawn)
     document: Document = {
         "dataset": done.world.dataset,
@@ -68,10 +72,13 @@ def account(done: Simulation, *, replicates: int = REPLICATES, seed: int = 0) ->
         "saved": {name: _saved_values(s) for name, s in saved.items()},
         "people_today": today and {"budgets": today.budgets.tolist(), **_curve_values(today)},
         "saved_on_people_today": today
-        and {name: _saved_values(saving(c, today, target)) for name, c in curves.items()},
+        and {
+            name: _saved_values(saving(c, today, target, conclusive=conclusive))
+            for name, c in curves.items()
+        },
         "calibration": {name: _calibration(runs) for name, runs in done.runs.items()},
         "seconds": {name: _seconds(runs) for name, runs in done.runs.items()},
-        "notes": [*done.notes, *_notes(done)],
+        "notes": [*done.notes, *_notes(done), *_too_few(done, measured[RANDOM][1])],
     }
     return document
 
@@ -85,12 +92,39 @@ def _out_of_reach(target: float, reference: Curve) -> SimulationError:
 
 
 def _notes(done: Simulation) -> list[str]:
+    notes = []
     n_verdicts = len(done.runs) - 1
-    if n_verdicts <= MANY:
+    if n_verdicts > MANY:
+        notes.append(
+            f"{n_verdicts} verdicts at {100 * LEVEL:.0f} %: of so many, one in "
+            f"{round(1 / (1 - LEVEL))} may be chance."
+        )
+    if done.request.metric != HELD_OUT_METRIC and _median_votes(done) <= 1:
+        notes.append(
+            "Most pairs have a single vote, so a pair that was asked counts as known, whatever "
+            "noise was in its vote; heldout-accuracy measures what carries over to other prompts."
+        )
+    return notes
+
+
+def _median_votes(done: Simulation) -> float:
+    return float(np.median(np.bincount(done.world.vote_pair, minlength=done.world.pool.n_pairs)))
+
+
+def _too_few(done: Simulation, counts: Floats) -> list[str]:
+    """Why the intervals allow no verdict, if they do not: measured in worlds without a difference,
+    they called one in every fifth to second of so small simulations."""
+    n_prompts = int(np.count_nonzero(counts.any(axis=(0, 1))))
+    few = []
+    if done.request.seeds < SEEDS_NEEDED:
+        few.append(f"{done.request.seeds} seeds")
+    if n_prompts < PROMPTS_NEEDED:
+        few.append(f"{n_prompts} prompts")
+    if not few:
         return []
     return [
-        f"{n_verdicts} verdicts at {100 * LEVEL:.0f} %: of so many, one in "
-        f"{round(1 / (1 - LEVEL))} may be chance."
+        f"Intervals from {' and '.join(few)} are too narrow for a verdict, so none is given: it "
+        f"takes {SEEDS_NEEDED} seeds and {PROMPTS_NEEDED} prompts."
     ]
 
 

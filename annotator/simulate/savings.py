@@ -162,10 +162,11 @@ def target_of(reference: Curve, quality: float | None = None) -> Floats:
     return last
 
 
-def saving(strategy: Curve, reference: Curve, target: Floats) -> Saving:
+def saving(strategy: Curve, reference: Curve, target: Floats, *, conclusive: bool = True) -> Saving:
     """What the strategy saves on the reference where both have the target quality.
 
-    The verdict is SAVES if the whole interval is above 0, COSTS if it is below, else NEITHER.
+    The verdict is SAVES if the whole interval is above 0, COSTS if it is below, else NEITHER; it is
+    NEITHER as well where the interval comes from too few seeds or prompts to be `conclusive`.
     """
     mine, theirs = strategy.monotone(), reference.monotone()
     votes, needed = votes_to_reach(mine, target), votes_to_reach(theirs, target)
@@ -180,11 +181,17 @@ def saving(strategy: Curve, reference: Curve, target: Floats) -> Saving:
         fraction=_finite(fraction[0]) if np.isfinite(votes[0]) else None,
         low=_finite(low),
         high=_finite(high),
-        verdict=SAVES if low > 0 else COSTS if high < 0 else NEITHER,
+        verdict=_verdict(low, high) if conclusive else NEITHER,
         at_least=bool(votes[0] <= mine.budgets[0] < needed[0]),
         reached=float(np.isfinite(votes[1:]).mean()),
         overtaken=None if np.isfinite(votes[0]) else _finite(overtaken[0]),
     )
+
+
+def _verdict(low: float, high: float) -> str:
+    if low > 0:
+        return SAVES
+    return COSTS if high < 0 else NEITHER
 
 
 def _fraction(votes: Floats, needed: Floats, largest: float, behind: Bools) -> Floats:
