@@ -194,9 +194,9 @@ def _today_sentence(name: str, document: Document) -> str:
         return ""
     bound = "at least " if saved["at_least"] else ""
     return (
-        f"Against what people do today (random pairs, votes used as they are, no model) `{name}` "
-        f"saves {bound}{percent(saved['fraction'])} %: {saved['votes']:,} votes for "
-        f"{saved['reference_budget']:,}."
+        f"Against what people do today (random pairs, votes used as they are, no model, so that an "
+        f"unasked pair is a coin toss) `{name}` saves {bound}{percent(saved['fraction'])} %: "
+        f"{saved['votes']:,} votes for {saved['reference_budget']:,}."
     )
 
 
@@ -212,5 +212,5 @@ def tables(document: Document) -> dict[str, Any]:
         "quality": quality_rows(document),
         "saved": saved_rows(document),
         "calibration": calibration_rows(document),
-        "sentences": sentences(document),
+        "sentences": list(reversed(sentences(document))),
     }
