@@ -338,8 +338,8 @@ class Selection:
     - `propensities` (n,) float64 in (0, 1], the probability with which this draw takes that pair.
       Given only by a strategy that could have taken any eligible pair. NaN from all others.
       `random` draws all at once and gives the chance to be in the batch, by which an estimate over
-      the pool divides; a strategy that picks one after the other, such as `hybrid`, gives the chance
-      of that pick after those before it, in the order of the selection, as LURE and other
+      the pool divides; a strategy that picks one after the other, such as `hybrid`, gives the
+      chance of that pick after those before it, in the order of the selection, as LURE and other
       estimators of active testing want it (Farquhar, Gal and Rainforth, arXiv 2101.11665).
     """
 
