@@ -67,8 +67,8 @@ def map_(
 
     The Alignment Data Map (arXiv 2505.23114). The third of the prompts with the largest variance
     is the region high-variance; of the rest, the half with the higher mean is
-    high-mean-low-variance and the other low-mean. The strategies datamap-... choose by the map
-    that was made last.
+    high-mean-low-variance and the other low-mean. The strategies datamap-... choose by the scores
+    of the map that was made last; which of equal prompts fall on which side they draw anew.
 
     Without --scores a response's score is its peer agreement: the mean cosine of its vector to
     the prompt's other responses. That tells how typical an answer is; no judge has read it.

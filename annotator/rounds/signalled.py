@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from annotator.candidates.catalog import texts_and_models
 from annotator.labels.votes import CountedVotes, counted_votes
+from annotator.progress import progress_bar
 from annotator.signals.datamap import ensure_map, response_scores
 from annotator.signals.embeddings import prompt_vectors
 
@@ -79,7 +80,9 @@ class SignalledStrategy:
 
         cast = self._cast(part, votes)
         learner = Learner(self._features(part))
-        posterior = learner.learn(cast)
+        with progress_bar(len(cast), "learn", "votes") as advance:
+            posterior = learner.learn(cast)
+            advance(len(cast))
         self.learned |= {"learner": VERSION, "setting": asdict(learner.setting or Setting())}
         pool = with_posterior(part.pool, posterior, votes_of_pairs(part.pool, cast))
         if "policy" in self._needed:
