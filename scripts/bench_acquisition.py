@@ -29,6 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scripts.measuring import fastest, forget_peak_memory, peak_memory
 from strategies import STRATEGIES
 from strategies.farthest_first import farthest_first
 from strategies.pool import Pool, check_selection
@@ -178,17 +179,6 @@ def compare_farthest_first(
     }
 
 
-def forget_peak_memory() -> int:
-    """Bytes in use; the peak is counted anew from here. Linux only."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return peak_memory()
-
-
-def peak_memory() -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
 def mixture(rows: int, dimensions: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((200, dimensions), dtype=np.float32)
@@ -294,17 +284,6 @@ def run_peer(
         "seconds": round(found["seconds"], 2),
         "cover": cover(vectors, np.array(found["picks"])),
     }
-
-
-def fastest(calls: list[Callable[[], object]], repeat: int) -> list[float]:
-    """Seconds of the fastest run of each call; they take turns, so that load falls on all alike."""
-    best = [float("inf")] * len(calls)
-    for _ in range(repeat):
-        for i, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            best[i] = min(best[i], time.perf_counter() - start)
-    return best
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from annotator.rounds.batch import BatchRequest, choose_and_record
 from annotator.signals.embeddings import embed_missing, response_vectors
 from annotator.signals.encoder import Encoded
 from annotator.store import open_db, writing
+from scripts.measuring import forget_peak_memory, peak_memory
 
 SEED = 7
 
@@ -148,12 +149,11 @@ def measure(folder: Path, strategy: str, n: int) -> dict[str, Any]:
     path = folder / "annotator.db"
     db = open_db(path)
     encoder_id = int(db.execute("SELECT id FROM encoders").fetchone()[0])
-    forget_peak_memory()
-    before = peak_megabytes()
+    before = forget_peak_memory()
     request = BatchRequest(n, strategy, control=0.15, overlap=1, seed=SEED + 1)
     started = time.monotonic()
     batch = choose_and_record(db, path, encoder_id, request, dry_run=True)
-    seconds, peak = time.monotonic() - started, peak_megabytes()
+    seconds, peak = time.monotonic() - started, peak_memory()
     vectors = response_vectors(db, path, encoder_id)
     started = time.monotonic()
     float(vectors.sum(dtype=np.float64))
@@ -163,20 +163,10 @@ def measure(folder: Path, strategy: str, n: int) -> dict[str, Any]:
         "one_pass_seconds": round(one_pass, 3),
         "times_one_pass": round(seconds / one_pass, 1),
         "megabytes_of_vectors": round(vectors.nbytes / 1e6),
-        "peak_megabytes": round(peak - before),
-        "peak_over_vectors": round((peak - before) / (vectors.nbytes / 1e6), 2),
+        "peak_megabytes": round((peak - before) / 1e6),
+        "peak_over_vectors": round((peak - before) / vectors.nbytes, 2),
         "pairs": len(batch.picks),
     }
-
-
-def forget_peak_memory() -> None:
-    """A new process begins with the peak of the one that started it."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def peak_megabytes() -> float:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":

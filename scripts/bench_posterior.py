@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from annotator.preference.features import COVARIATES, ResponseFeatures, response
 from annotator.preference.posterior import Posterior, fit_posterior
 from annotator.preference.tuning import default_setting, tuned
 from annotator.preference.votes import Votes, tally
+from scripts.measuring import fastest
 
 # Prompts, responses of each, votes.
 CASES = {
@@ -178,17 +178,6 @@ def single_votes(posterior: Posterior, votes: Votes) -> tuple[float, float]:
 
 def all_rewards(posterior: Posterior) -> None:
     Posterior(posterior.features, posterior.approximation).rewards()
-
-
-def fastest(calls: list[Callable[[], Any]], repeat: int) -> list[float]:
-    """The fewest seconds that each call took; they take turns."""
-    best = [np.inf] * len(calls)
-    for _ in range(repeat):
-        for i, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            best[i] = min(best[i], time.perf_counter() - start)
-    return best
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from strategies.farthest_first import Cover, Rows, farthest_first
 from strategies.kmeans_seeding import draw_by_distance
 from strategies.passes import in_turn, passes
 from strategies.pool import Pool, Selection, eligible_for, needs
-from strategies.within_prompt import Floats, Positions, Vectors, all_pairs, cosines_of_pairs
+from strategies.within_prompt import Floats, Positions, Vectors, cosines_of_pairs, peer_agreement
 
 HELD_BYTES = 256 << 20
 
@@ -114,12 +114,7 @@ def aepo(pool: Pool, n: int, rng: np.random.Generator) -> Selection:
 def _representative_and_apart(pool: Pool, eligible: Positions) -> Floats:
     """AEPO's f of the eligible pairs, (n_eligible,)."""
     vectors, prompts = pool.response_vectors, pool.prompt_of_response
-    a, b = all_pairs(prompts)  # of whole prompts: a pool may leave pairs out
-    mean = np.zeros(pool.n_responses)
-    cosines = cosines_of_pairs(vectors, prompts, a, b)
-    for ends in (a, b):
-        mean += np.bincount(ends, weights=cosines, minlength=pool.n_responses)
-    mean /= np.maximum(pool.responses_per_prompt[prompts] - 1, 1)
+    mean = peer_agreement(vectors, prompts)  # of whole prompts: a pool may leave pairs out
     a, b = pool.pair_a[eligible], pool.pair_b[eligible]
     score: Floats = (mean[a] + mean[b]) / 2.0 - cosines_of_pairs(vectors, prompts, a, b)
     return score

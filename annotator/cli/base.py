@@ -67,6 +67,16 @@ def open_project(project_dir: Path | None) -> Iterator[Project]:
         db.close()
 
 
+def embed_first(project: Project) -> int:
+    """The id of the project's encoder, every text having its vector; shows a progress bar."""
+    from annotator.signals.embeddings import ensure_embedded
+
+    settings = project.settings.encoder
+    return ensure_embedded(
+        project.db, project.database_path, settings.name, settings.precision
+    ).encoder_id
+
+
 def echo_json(document: Any) -> None:
     """Prints `document` as indented JSON on standard output."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))

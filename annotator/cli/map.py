@@ -12,6 +12,7 @@ from annotator.cli.base import (
     Project,
     echo_json,
     echo_rows,
+    embed_first,
     json_option,
     open_project,
     project_option,
@@ -82,7 +83,7 @@ def map_(
     with open_project(project_dir) as project:
         check_candidates(project.db)
         method = method_named(project.db, scores)
-        encoder_id = _embed_first(project) if method == PEER_AGREEMENT else None
+        encoder_id = embed_first(project) if method == PEER_AGREEMENT else None
         build = build_map(project.db, project.database_path, encoder_id, method, seed)
         placed = placed_prompts(project.db, build)
         n_drawn = 0 if plot is None else _draw(project, build, placed, plot)
@@ -90,15 +91,6 @@ def map_(
         echo_json(_document(build, placed, plot, n_drawn))
     else:
         echo_rows(_rows(build, placed, plot, n_drawn))
-
-
-def _embed_first(project: Project) -> int:
-    from annotator.signals.embeddings import ensure_embedded
-
-    settings = project.settings.encoder
-    return ensure_embedded(
-        project.db, project.database_path, settings.name, settings.precision
-    ).encoder_id
 
 
 def _draw(project: Project, build: MapBuild, placed: PlacedPrompts, path: Path) -> int:

@@ -14,6 +14,7 @@ from annotator.cli.base import (
     Project,
     echo_json,
     echo_rows,
+    embed_first,
     json_option,
     open_project,
     project_option,
@@ -127,7 +128,7 @@ def next_batch(
 def _choose(project: Project, request: BatchRequest, *, dry_run: bool = False) -> Batch:
     from annotator.rounds.batch import choose_and_record
 
-    encoder_id = _embed_first(project)
+    encoder_id = embed_first(project)
     return choose_and_record(
         project.db, project.database_path, encoder_id, request, dry_run=dry_run
     )
@@ -157,15 +158,6 @@ def _connected(project: Project) -> Studio:
     from annotator.studio.connect import connect
 
     return connect(project.settings.studio.url)
-
-
-def _embed_first(project: Project) -> int:
-    from annotator.signals.embeddings import ensure_embedded
-
-    settings = project.settings.encoder
-    return ensure_embedded(
-        project.db, project.database_path, settings.name, settings.precision
-    ).encoder_id
 
 
 def _push(project: Project, studio: Studio) -> PushReport:

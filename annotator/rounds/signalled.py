@@ -12,21 +12,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annotator.candidates.catalog import texts_and_models
 from annotator.labels.votes import CountedVotes, counted_votes
 from annotator.progress import progress_bar
+from annotator.rounds.features import features_of
 from annotator.signals.datamap import ensure_map, response_scores
-from annotator.signals.embeddings import prompt_vectors
 
 if TYPE_CHECKING:
     import numpy as np
     from sqlite_utils import Database
 
-    from annotator.preference.features import ResponseFeatures
     from annotator.preference.votes import Votes
     from annotator.rounds.pool import CandidatePool
     from strategies.pool import Pool, PoolPart, Selection, Strategy
-    from strategies.within_prompt import Bools, Floats, Positions
+    from strategies.within_prompt import Bools, Floats
 
 CANDIDATE_PAIRS = 20_000  # in prompts without votes, about
 ENOUGH = 20  # and at least this many for every pair of the batch
@@ -66,8 +64,10 @@ class SignalledStrategy:
         """The prompts that have a vote, (n_prompts,)."""
         import numpy as np
 
+        from annotator.preference.laplace import places_of
+
         voted = np.zeros(pool.n_prompts, dtype=np.bool_)
-        places = _places(self._candidates.response_ids, votes.a_ids)
+        places = places_of(votes.a_ids, self._candidates.response_ids)
         voted[pool.prompt_of_response[places]] = True
         return voted
 
@@ -79,7 +79,16 @@ class SignalledStrategy:
         from annotator.preference.tuning import Setting
 
         cast = self._cast(part, votes)
-        learner = Learner(self._features(part))
+        features = features_of(
+            self._db,
+            self._database_path,
+            self._candidates.encoder_id,
+            self._candidates.response_ids[part.responses],
+            self._candidates.prompt_ids[part.prompts],
+            part.pool.response_vectors,
+            part.pool.prompt_of_response,
+        )
+        learner = Learner(features)
         with progress_bar(len(cast), "learn", "votes") as advance:
             posterior = learner.learn(cast)
             advance(len(cast))
@@ -90,28 +99,11 @@ class SignalledStrategy:
         return pool
 
     def _cast(self, part: PoolPart, votes: CountedVotes) -> Votes:
+        from annotator.preference.laplace import places_of
         from annotator.preference.votes import Votes
 
         ids = self._candidates.response_ids[part.responses]
-        return Votes(_places(ids, votes.a_ids), _places(ids, votes.b_ids), votes.grade)
-
-    def _features(self, part: PoolPart) -> ResponseFeatures:
-        from annotator.preference.features import form_covariates, response_features
-
-        ids = self._candidates.response_ids[part.responses]
-        texts, models = texts_and_models(self._db, ids.tolist())
-        return response_features(
-            part.pool.response_vectors,
-            prompt_vectors(
-                self._db,
-                self._database_path,
-                self._candidates.encoder_id,
-                self._candidates.prompt_ids[part.prompts],
-            ),
-            part.pool.prompt_of_response,
-            form_covariates(texts),
-            models,
-        )
+        return Votes(places_of(votes.a_ids, ids), places_of(votes.b_ids, ids), votes.grade)
 
 
 def sampled_prompts(
@@ -141,12 +133,3 @@ def _of_whole(selection: Selection, part: PoolPart, chance_of_pair: Floats) -> S
     positions = part.pairs[selection.positions]
     propensities = selection.propensities * chance_of_pair[positions]
     return replace(selection, positions=positions, propensities=propensities)
-
-
-def _places(known: Positions, wanted: Positions) -> Positions:
-    """Where each wanted id stands among the known ones; all of them do."""
-    import numpy as np
-
-    order = np.argsort(known, kind="stable")
-    places: Positions = order[np.searchsorted(known, wanted, sorter=order)]
-    return places

@@ -51,7 +51,8 @@ def account(done: Simulation, *, replicates: int = REPLICATES, seed: int = 0) ->
     if curves[RANDOM].monotone().mean[-1] < target[0] - ROUNDING:
         raise _out_of_reach(float(target[0]), curves[RANDOM])
     others = {name: c for name, c in curves.items() if name != RANDOM}
-    conclusive = not _too_few(done, measured[RANDOM][1])
+    too_few = _too_few(done, measured[RANDOM][1])
+    conclusive = not too_few
     saved = {
         name: saving(c, curves[RANDOM], target, conclusive=conclusive) for name, c in others.items()
     }
@@ -78,7 +79,7 @@ def account(done: Simulation, *, replicates: int = REPLICATES, seed: int = 0) ->
         },
         "calibration": {name: _calibration(runs) for name, runs in done.runs.items()},
         "seconds": {name: _seconds(runs) for name, runs in done.runs.items()},
-        "notes": [*done.notes, *_notes(done), *_too_few(done, measured[RANDOM][1])],
+        "notes": [*done.notes, *_notes(done), *too_few],
     }
     return document
 

@@ -24,7 +24,7 @@ from annotator.simulate.metrics import Belief, Targets, calibration, net_votes, 
 from annotator.simulate.world import World
 from strategies import strategy_named
 from strategies.pool import Pool, Strategy, signals_needed
-from strategies.within_prompt import Bools, Floats, Positions
+from strategies.within_prompt import Bools, Floats, Positions, peer_agreement
 
 HELD_OUT = 0.2  # share of the prompts that is never shown
 
@@ -283,8 +283,6 @@ class Ballots:
 def _with_scores(pool: Pool, strategy: Strategy) -> Pool:
     if "scores" not in signals_needed(strategy):
         return pool
-    from strategies.within_prompt import peer_agreement
-
     scores = peer_agreement(pool.response_vectors, pool.prompt_of_response)
     return pool.with_signals(response_score=np.asarray(scores, dtype=np.float64))
 

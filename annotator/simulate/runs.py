@@ -29,6 +29,7 @@ SOURCES = (
     "strategies",
     "annotator/preference",
     "annotator/rounds/choose.py",
+    "annotator/rounds/features.py",
     "annotator/signals/scores.py",
     "annotator/simulate/metrics.py",
     "annotator/simulate/replay.py",

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from annotator.candidates.catalog import ResponseTable, response_table, shown_responses
+from annotator.candidates.catalog import ResponseTable, response_table
 from annotator.candidates.ingest import import_files, size_of
 from annotator.candidates.records import find_files
-from annotator.preference.features import ResponseFeatures, form_covariates, response_features
+from annotator.preference.features import ResponseFeatures
 from annotator.progress import progress_bar
-from annotator.signals.embeddings import ensure_embedded, prompt_vectors, response_vectors
+from annotator.rounds.features import features_of
+from annotator.signals.embeddings import ensure_embedded, response_vectors
 from annotator.simulate import SimulationError
 from annotator.store import hold_lock, open_db
 from strategies.pool import Pool
@@ -185,12 +186,6 @@ def _world(db: Database, path: Path, encoder_id: int, labels: npt.NDArray[np.int
 
 def _features(db: Database, path: Path, encoder_id: int, table: ResponseTable) -> ResponseFeatures:
     prompt_ids, prompt_of_response = np.unique(table.prompt_ids, return_inverse=True)
-    shown = shown_responses(db, table.response_ids.tolist())
-    rows = [shown[response_id] for response_id in table.response_ids.tolist()]
-    return response_features(
-        response_vectors(db, path, encoder_id, table.response_ids),
-        prompt_vectors(db, path, encoder_id, prompt_ids),
-        prompt_of_response.astype(np.int64),
-        form_covariates(row.text for row in rows),
-        [row.model for row in rows],
-    )
+    vectors = response_vectors(db, path, encoder_id, table.response_ids)
+    prompts = prompt_of_response.astype(np.int64)
+    return features_of(db, path, encoder_id, table.response_ids, prompt_ids, vectors, prompts)
