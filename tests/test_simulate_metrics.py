@@ -67,7 +67,7 @@ def test_pairs_ordered_right_are_counted_by_a_loop() -> None:
             expected[prompt] += 0.5
         else:
             expected[prompt] += (preferred[pair] > 0.5) == (for_a > for_b)
-    assert targets.pairs_of_prompt == pytest.approx(counted)
+    assert targets.counted == pytest.approx(counted)
     assert targets.right(preferred) == pytest.approx(expected)
     assert counted.sum() > 50
 
@@ -77,8 +77,8 @@ def test_prompts_that_are_not_measured_count_nothing() -> None:
     measured = everything(world)
     measured[[1, 4]] = False
     targets = targets_of(world, measured)
-    assert not targets.pairs_of_prompt[[1, 4]].any()
-    assert targets.pairs_of_prompt[2] > 0
+    assert not targets.counted[[1, 4]].any()
+    assert targets.counted[2] > 0
     tau = targets.rank_correlation(np.arange(world.pool.n_responses, dtype=np.float64))
     assert np.isnan(tau[[1, 4]]).all()
 

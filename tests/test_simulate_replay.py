@@ -18,13 +18,30 @@ from annotator.preference.votes import Votes
 from annotator.simulate import SimulationError
 from annotator.simulate import replay as replay_module
 from annotator.simulate.account import account
-from annotator.simulate.replay import Ballots, Plan, Run, held_out_prompts, replay
+from annotator.simulate.replay import (
+    NOTHING,
+    PROMPTS,
+    VOTES,
+    Ballots,
+    Plan,
+    Run,
+    held_out_prompts,
+    replay,
+    reserved_votes,
+)
 from annotator.simulate.runs import RunStore
 from annotator.simulate.simulation import Request, simulate
-from annotator.simulate.world import World
+from annotator.simulate.world import World, world_of
 from strategies import STRATEGIES
 from strategies.pool import Pool, Selection, Strategy, UnknownStrategy, needs
-from tests.synthetic_world import RidgeLearner, ridge, slow_ridge, synthetic_world
+from strategies.within_prompt import all_pairs
+from tests.synthetic_world import (
+    RidgeLearner,
+    ridge,
+    slow_ridge,
+    synthetic_features,
+    synthetic_world,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = Plan(budgets=(20, 50, 90), batch=10, control=0.15)
@@ -101,7 +118,7 @@ def test_piles_are_drawn_evenly() -> None:
     world = synthetic_world(votes_a_pair=3).world
     drawn = np.zeros(world.n_votes)
     for seed in range(400):
-        ballots = Ballots(world, None, seed)
+        ballots = Ballots(world, seed)
         ballots.take(np.arange(world.pool.n_pairs), np.zeros(world.pool.n_pairs, dtype=np.bool_))
         drawn[ballots.drawn()] += 1
     in_pile = np.bincount(world.vote_pair)[world.vote_pair]
@@ -139,14 +156,57 @@ def test_held_out_prompts_are_never_shown_and_alone_are_measured() -> None:
     world = synthetic_world().world
     held = held_out_prompts(world, 4)
     assert held.sum() == 2  # a fifth of the eleven with votes
-    plan = replace(PLAN, held_out=True)
+    plan = replace(PLAN, set_aside=PROMPTS)
     votes = seen_by(world, plan, "real-easy", 4)[-1]
     assert not held[world.pool.prompt_of_response[votes[:, :2]]].any()
     run = replay(world, plan, "random", 4, ridge)
-    assert not run.pairs[~held].any()
-    assert run.pairs[held].all()
+    assert not run.counted[~held].any()
+    assert run.counted[held].all()
     assert not run.unseen[:, ~held].any()
     assert not np.array_equal(held, held_out_prompts(world, 5))
+
+
+def test_reserved_votes_are_never_shown_and_alone_are_measured() -> None:
+    world = synthetic_world(votes_a_pair=2).world
+    reserved = reserved_votes(world, 4)
+    assert reserved.sum() == round(0.2 * world.n_votes)
+    plan = replace(PLAN, budgets=(30, world.n_votes - reserved.sum()), set_aside=VOTES)
+    drawn = rows(seen_by(world, plan, "real-easy", 4)[-1])
+    pool, pair = world.pool, world.vote_pair
+    votes = np.stack([pool.pair_a[pair], pool.pair_b[pair], world.vote_grade], axis=1)
+    assert drawn == rows(votes[~reserved])  # all others, in the end
+    run = replay(world, plan, "random", 4, ridge)
+    decided = reserved & (world.vote_grade != 0)
+    of_prompt = np.bincount(pool.prompt_of_pair[pair[decided]], minlength=pool.n_prompts)
+    assert np.array_equal(run.counted, of_prompt)
+    assert np.array_equal(run.unseen, [of_prompt, of_prompt])  # calibration goes by them too
+    belief = RidgeLearner(world).learn(Votes(*votes[~reserved].T))
+    foretold = np.sign(
+        belief.reward_mean[votes[decided, 0]] - belief.reward_mean[votes[decided, 1]]
+    )
+    assert run.right[-1].sum() == np.count_nonzero(foretold == votes[decided, 2])
+    assert not np.array_equal(reserved, reserved_votes(world, 5))
+
+
+def test_a_pair_whose_votes_are_all_set_aside_is_not_shown() -> None:
+    world = synthetic_world(votes_a_pair=1).world
+    reserved = reserved_votes(world, 0)
+    pool = Ballots(world, 0, reserved).pool()
+    assert pool.n_pairs == world.n_votes - reserved.sum()
+    ballots = Ballots(world, 0, reserved)
+    everything = np.arange(pool.n_pairs)
+    ballots.take(everything, np.zeros(pool.n_pairs, dtype=np.bool_))
+    assert ballots.n_taken == ballots.n_votes
+    assert np.array_equal(ballots.not_drawn(), reserved)
+
+
+def test_what_is_set_aside_changes_nothing_in_the_other_piles() -> None:
+    """The votes that are left come in the order in which they would have come."""
+    world = synthetic_world(votes_a_pair=5, noise=2.0).world
+    reserved = reserved_votes(world, 1)
+    whole, rest = Ballots(world, 1), Ballots(world, 1, reserved)
+    order = whole._order
+    assert np.array_equal(rest._order[~reserved[rest._order]], order[~reserved[order]])
 
 
 def test_the_same_seed_replays_to_the_same_run() -> None:
@@ -171,7 +231,7 @@ def test_what_is_measured_gets_better_with_votes() -> None:
     world = synthetic_world(noise=0.2, ties=0.0).world
     runs = [replay(world, replace(PLAN, budgets=(3, 90), batch=3), "random", s, ridge)
             for s in range(5)]  # fmt: skip
-    few, many = np.mean([run.right.sum(axis=1) / run.pairs.sum() for run in runs], axis=0)
+    few, many = np.mean([run.right.sum(axis=1) / run.counted.sum() for run in runs], axis=0)
     assert 0.5 < few < many - 0.05
     assert many > 0.9
 
@@ -423,14 +483,14 @@ def test_half_a_file_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # The real learner.
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_hybrid_is_replayed_with_the_preference_model(held_out: bool) -> None:
+@pytest.mark.parametrize("set_aside", [NOTHING, PROMPTS, VOTES])
+def test_hybrid_is_replayed_with_the_preference_model(set_aside: str) -> None:
     world = synthetic_world(noise=0.3).world
-    plan = Plan(budgets=(20, 60), batch=10, control=0.15, held_out=held_out)
+    plan = Plan(budgets=(20, 60), batch=10, control=0.15, set_aside=set_aside)
     runs = [replay(world, plan, "hybrid", seed) for seed in (1, 1, 2, 3)]
     assert np.array_equal(runs[0].right, runs[1].right)
     few, many = (
-        sum(run.right[i].sum() for run in runs) / sum(run.pairs.sum() for run in runs)
+        sum(run.right[i].sum() for run in runs) / sum(run.counted.sum() for run in runs)
         for i in (0, 1)
     )
     assert few > 0.55
@@ -443,3 +503,31 @@ def test_every_strategy_is_replayed(name: str) -> None:
     world = synthetic_world(votes_a_pair=4).world
     run = replay(world, Plan(budgets=(12, 24), batch=6, control=0.15), name, 0)
     assert run.right.shape == (2, world.pool.n_prompts)
+
+
+def coin_tosses(seed: int) -> World:
+    """A vote on every pair, that says nothing of anything."""
+    rng = np.random.default_rng(seed)
+    prompts = np.repeat(np.arange(30), 4)
+    a, b = all_pairs(prompts)
+    features = synthetic_features(rng, prompts)
+    return world_of("coin tosses", features, (a, b, rng.choice([-1, 1], len(a)).astype(np.int64)))
+
+
+def test_votes_that_were_set_aside_see_no_saving_in_coin_tosses(tmp_path: Path) -> None:
+    """Where every vote is noise, asking settles the pairs that were asked and tells of no other."""
+    world = coin_tosses(0)
+    request = Request(("hybrid", "expected-error"), (30, 60, 120), seeds=6)
+    told = {
+        metric: account(simulate(world, replace(request, metric=metric), tmp_path))
+        for metric in ("pair-accuracy", "reserved-accuracy")
+    }
+    for name in ("random", "hybrid", "expected-error"):
+        assert told["pair-accuracy"]["strategies"][name]["mean"][-1] > 0.7
+        assert told["reserved-accuracy"]["strategies"][name]["mean"][-1] == pytest.approx(
+            0.5, abs=0.1
+        )
+    verdicts = {saved["verdict"] for saved in told["reserved-accuracy"]["saved"].values()}
+    assert verdicts == {"no measurable difference"}
+    assert any("votes that nobody was shown" in note for note in told["pair-accuracy"]["notes"])
+    assert not any("nobody was shown" in note for note in told["reserved-accuracy"]["notes"])

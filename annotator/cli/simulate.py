@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from annotator.config import EncoderSettings
 
 # Named here again so that --help need not import what computes them; a test compares.
-METRIC_NAMES = ("pair-accuracy", "heldout-accuracy", "rank-correlation")
+METRIC_NAMES = ("pair-accuracy", "heldout-accuracy", "reserved-accuracy", "rank-correlation")
 ENDINGS = (".html", ".png")
 DEFAULT_STRATEGIES = "random,real-easy,hybrid"
 DEFAULT_BUDGETS = "200,400,800"
@@ -142,9 +142,11 @@ def simulate(
     set, drawn without replacement; control votes are charged like all others; the learner is the
     same for all strategies. No project is needed: inside one, its encoder is used.
 
-    pair-accuracy: share of all pairs with a human majority that the learner orders right;
-    heldout-accuracy: the same on prompts that were never shown; rank-correlation: Kendall's tau-b
-    with people's scores, mean over prompts. An interrupted simulation goes on where it stopped.
+    pair-accuracy: share of all pairs with a human majority that the learner orders right, those
+    that were asked included; heldout-accuracy: the same on prompts that were never shown;
+    reserved-accuracy: share of the votes foretold of a fifth that is set aside before anything is
+    asked, which the noise in the votes drawn cannot flatter; rank-correlation: Kendall's tau-b with
+    people's scores, mean over prompts. An interrupted simulation goes on where it stopped.
     """
     from annotator.simulate.account import account
     from annotator.simulate.simulation import Request, checked

@@ -17,6 +17,7 @@ Document = dict[str, Any]
 AXES = {
     "pair-accuracy": "pairs ordered right",
     "heldout-accuracy": "pairs ordered right, prompts never shown",
+    "reserved-accuracy": "votes foretold, of those set aside",
     "rank-correlation": "Kendall's tau-b with people",
 }
 RANDOM = "random"

@@ -23,7 +23,13 @@ from annotator.simulate.savings import (
     target_of,
     weights,
 )
-from annotator.simulate.simulation import HELD_OUT_METRIC, RANDOM, Simulation
+from annotator.simulate.simulation import (
+    PAIR_ACCURACY,
+    RANDOM,
+    RANK_CORRELATION,
+    SET_ASIDE,
+    Simulation,
+)
 from strategies.within_prompt import Floats, Positions
 
 Document = dict[str, Any]
@@ -100,10 +106,10 @@ def _notes(done: Simulation) -> list[str]:
             f"{n_verdicts} verdicts at {100 * LEVEL:.0f} %: of so many, one in "
             f"{round(1 / (1 - LEVEL))} may be chance."
         )
-    if done.request.metric != HELD_OUT_METRIC and _median_votes(done) <= 1:
+    if done.request.metric not in SET_ASIDE and _median_votes(done) <= 1:
         notes.append(
             "Most pairs have a single vote, so a pair that was asked counts as known, whatever "
-            "noise was in its vote; heldout-accuracy measures what carries over to other prompts."
+            "noise was in its vote; reserved-accuracy goes by votes that nobody was shown."
         )
     return notes
 
@@ -138,7 +144,7 @@ def _measured_pairs(done: Simulation) -> int:
 def _require_something(done: Simulation, counts: Floats) -> None:
     if counts.any():
         return
-    if done.request.metric == "rank-correlation":
+    if done.request.metric == RANK_CORRELATION:
         found, expected = "people compare 3 responses of no prompt", "prompts with 3 or more"
     else:
         found, expected = "no measured pair has a human majority", "votes that take a side"
@@ -151,24 +157,24 @@ def _require_something(done: Simulation, counts: Floats) -> None:
 
 def _sums_and_counts(done: Simulation, runs: list[Run]) -> tuple[Floats, Floats]:
     """Sums and counts of the metric, (n_seeds, n_budgets, n_prompts) both."""
-    if done.request.metric == "rank-correlation":
+    if done.request.metric == RANK_CORRELATION:
         tau = np.stack([run.tau for run in runs])
         return np.nan_to_num(tau), np.isfinite(tau).astype(np.float64)
     right = np.stack([run.right for run in runs])
-    counts = np.stack([run.pairs for run in runs])[:, None]
+    counts = np.stack([run.counted for run in runs])[:, None]
     return right, np.broadcast_to(counts, right.shape)
 
 
 def _people_today(done: Simulation, budgets: Positions, drawn: Weights) -> Curve | None:
     """Accuracy of the votes alone, up to all votes there are; None for another metric."""
-    if done.request.metric != "pair-accuracy":
+    if done.request.metric != PAIR_ACCURACY:
         return None
     beyond = np.geomspace(budgets[-1], done.world.n_votes, PEOPLE_STEPS + 1)
     every = np.unique(np.concatenate((budgets, np.rint(beyond).astype(np.int64))))
     right = np.stack(
         [votes_alone(done.world, tuple(every.tolist()), s) for s in range(done.request.seeds)]
     )
-    counts = np.stack([run.pairs for run in done.runs[RANDOM]])[:, None]
+    counts = np.stack([run.counted for run in done.runs[RANDOM]])[:, None]
     return curve(every, right, counts, drawn)
 
 

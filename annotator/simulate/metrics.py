@@ -36,6 +36,17 @@ class Belief(Protocol):
         """For each pair of positions the probability that a vote which is no tie prefers a."""
 
 
+class Measure(Protocol):
+    """What a belief is held against."""
+
+    @property
+    def counted(self) -> Floats:
+        """How many things of each prompt can be right, (n_prompts,)."""
+
+    def right(self, preferred: Floats) -> Floats:
+        """Of each prompt how many of them are, (n_prompts,), by P(a is preferred) of each pair."""
+
+
 @dataclass(frozen=True, eq=False)
 class Targets:
     """What people say, of the prompts that are measured.
@@ -59,7 +70,7 @@ class Targets:
     rank_prompts: Bools
 
     @property
-    def pairs_of_prompt(self) -> Floats:
+    def counted(self) -> Floats:
         """How many of `pairs` each prompt has, (n_prompts,)."""
         return self._sum(self.pair_a[self.pairs], np.ones(len(self.pairs)))
 
@@ -92,6 +103,39 @@ class Targets:
         untied = self._sum(self.low, np.abs(sign)) * self._sum(self.low, np.abs(self.above))
         tau = agreement / np.sqrt(np.maximum(untied, 1.0))
         return np.where(self.rank_prompts, tau, np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class ReservedVotes:
+    """Votes that nobody was shown.
+
+    `pair` (m,) positions in the pool, `prompt` (m,), `side` (m,) 1 where the vote is for a, -1 for
+    b. Those that take no side are left out. A belief gains nothing here from a pair that was asked
+    but what its vote truly told: another annotator's noise is drawn anew.
+    """
+
+    n_prompts: int
+    prompt: Positions
+    pair: Positions
+    side: Positions
+
+    @classmethod
+    def of(cls, world: World, reserved: Bools) -> ReservedVotes:
+        """Those of these votes (n_votes,) that take a side."""
+        votes = np.flatnonzero(reserved & (world.vote_grade != 0))
+        pair = world.vote_pair[votes]
+        side = np.sign(world.vote_grade[votes])
+        return cls(world.pool.n_prompts, world.pool.prompt_of_pair[pair], pair, side)
+
+    @property
+    def counted(self) -> Floats:
+        """How many each prompt has, (n_prompts,)."""
+        return sums(self.prompt, np.ones(len(self.pair)), self.n_prompts)
+
+    def right(self, preferred: Floats) -> Floats:
+        """Of each prompt how many a belief foretells, (n_prompts,); one half counts half."""
+        agrees = np.sign(preferred[self.pair] - 0.5) * self.side
+        return sums(self.prompt, 0.5 + 0.5 * agrees, self.n_prompts)
 
 
 def targets_of(world: World, measured: Bools) -> Targets:

@@ -20,13 +20,22 @@ from annotator.preference.reward_head import with_reward_head
 from annotator.preference.votes import Votes
 from annotator.rounds.choose import choose_batch, control_size
 from annotator.simulate import SimulationError
-from annotator.simulate.metrics import Belief, Targets, calibration, net_votes, targets_of
+from annotator.simulate.metrics import (
+    Belief,
+    Measure,
+    ReservedVotes,
+    Targets,
+    calibration,
+    net_votes,
+    targets_of,
+)
 from annotator.simulate.world import World
 from strategies import strategy_named
 from strategies.pool import Pool, Strategy, signals_needed
 from strategies.within_prompt import Bools, Floats, Positions, peer_agreement
 
-HELD_OUT = 0.2  # share of the prompts that is never shown
+SHARE = 0.2  # of the prompts, or of the votes, that is set aside
+NOTHING, PROMPTS, VOTES = "nothing", "prompts", "votes"
 
 
 class Learner(Protocol):
@@ -45,14 +54,15 @@ class Plan:
 
     `budgets`, ascending: votes charged at which the learner is measured. `batch`: pairs in a batch;
     the last before a budget may be smaller. `control`: the share of each batch
-    that is drawn uniformly. `held_out`: whether a fifth of the prompts, drawn by the seed, is never
-    shown and alone is measured; else all prompts are shown and measured.
+    that is drawn uniformly. `set_aside`: what the seed draws before anything is asked, which no
+    strategy is ever shown and which alone is measured: PROMPTS a fifth of the prompts, VOTES a
+    fifth of the votes. With NOTHING everything is shown, and measured.
     """
 
     budgets: tuple[int, ...]
     batch: int
     control: float
-    held_out: bool = False
+    set_aside: str = NOTHING
 
     def batch_size(self, n_charged: int) -> int:
         """Pairs in the next batch: never across a budget."""
@@ -64,15 +74,16 @@ class Plan:
 class Run:
     """What one replay measured: sums over each prompt, at each budget.
 
-    `right` (n_budgets, n_prompts) of `pairs` (n_prompts,) pairs with a majority how many the
-    learner orders as most people do; `tau` (n_budgets, n_prompts) Kendall's tau-b, NaN where
-    undefined; `brier`, `log_loss`, `unseen` (n_budgets, n_prompts) sums over votes not asked, and
-    their number; `bins` (n_budgets, BINS, 3) as in metrics.Calibration; `seconds` (n_budgets,)
-    since the start.
+    `right` (n_budgets, n_prompts) of `counted` (n_prompts,) how many are right: pairs with a
+    majority that the learner orders as most people do, or, where votes were set aside, those of
+    them that it foretells; `tau` (n_budgets, n_prompts) Kendall's tau-b, NaN where undefined;
+    `brier`, `log_loss`, `unseen` (n_budgets, n_prompts) sums over votes not asked (where votes were
+    set aside: over these), and their number; `bins` (n_budgets, BINS, 3) as in metrics.Calibration;
+    `seconds` (n_budgets,) since the start.
     """
 
     right: Floats
-    pairs: Floats
+    counted: Floats
     tau: Floats
     brier: Floats
     log_loss: Floats
@@ -104,9 +115,7 @@ def replay(
     Raises SimulationError if the set has fewer votes than the last budget, UnknownStrategy.
     """
     choose = strategy_named(strategy)
-    held_out = held_out_prompts(world, seed) if plan.held_out else None
-    measured = np.ones(world.pool.n_prompts, dtype=np.bool_) if held_out is None else held_out
-    ballots, targets = Ballots(world, held_out, seed), targets_of(world, measured)
+    ballots, measured = _prepared(world, plan, seed)
     ballots.require(plan.budgets[-1])
     asking = _Asking(_with_scores(ballots.pool(), choose), choose, plan, seed)
     guided = signals_needed(choose) & {"posterior", "policy"}
@@ -117,11 +126,57 @@ def replay(
             asking.next_batch(ballots, guide)
         belief = judged.learn(ballots.votes())
         seconds = time.monotonic() - started
-        rows.append(_measure(world, targets, measured, belief, ballots) | {"seconds": seconds})
+        rows.append(measured.of(world, belief, ballots) | {"seconds": seconds})
     return Run(
-        pairs=targets.pairs_of_prompt.astype(np.float64),
+        counted=measured.measure.counted,
         **{name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]},
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What is measured of a belief: `measure` for quality, `prompts` (n_prompts,) whose votes tell
+    of calibration, `votes` (n_votes,) those it goes by, None for all that were not asked."""
+
+    measure: Measure
+    targets: Targets
+    prompts: Bools
+    votes: Bools | None
+
+    def of(self, world: World, belief: Belief, ballots: Ballots) -> dict[str, Any]:
+        """The sums of a Run at one budget."""
+        preferred = belief.preferred(world.pool.pair_a, world.pool.pair_b)
+        unseen = ballots.not_drawn() if self.votes is None else self.votes
+        calibrated = calibration(world, preferred, unseen, self.prompts)
+        return {
+            "right": self.measure.right(preferred),
+            "tau": self.targets.rank_correlation(belief.reward_mean),
+            "brier": calibrated.brier,
+            "log_loss": calibrated.log_loss,
+            "unseen": calibrated.votes,
+            "bins": calibrated.bins,
+        }
+
+
+def _prepared(world: World, plan: Plan, seed: int) -> tuple[Ballots, _Measured]:
+    """The votes that may be drawn, and what a belief in them is held against."""
+    ballots = ballots_of(world, plan.set_aside, seed)
+    everything = np.ones(world.pool.n_prompts, dtype=np.bool_)
+    if plan.set_aside == VOTES:
+        apart = reserved_votes(world, seed)
+        measure = ReservedVotes.of(world, apart)
+        return ballots, _Measured(measure, targets_of(world, everything), everything, apart)
+    shown = held_out_prompts(world, seed) if plan.set_aside == PROMPTS else everything
+    targets = targets_of(world, shown)
+    return ballots, _Measured(targets, targets, shown, None)
+
+
+def ballots_of(world: World, set_aside: str, seed: int) -> Ballots:
+    """The votes that a replay with this seed may draw: all but those set aside."""
+    if set_aside == PROMPTS:
+        held_out = held_out_prompts(world, seed)
+        return Ballots(world, seed, held_out[world.pool.prompt_of_pair[world.vote_pair]])
+    return Ballots(world, seed, reserved_votes(world, seed) if set_aside == VOTES else None)
 
 
 class _Asking:
@@ -161,7 +216,7 @@ def votes_alone(world: World, budgets: tuple[int, ...], seed: int) -> Floats:
     half. Every pair is asked once before any is asked again. No learner is involved.
     """
     everything = np.ones(world.pool.n_prompts, dtype=np.bool_)
-    targets, ballots = targets_of(world, everything), Ballots(world, None, seed)
+    targets, ballots = targets_of(world, everything), Ballots(world, seed)
     order = ballots.random_order(np.random.default_rng([seed, 2]))
     return np.array(
         [targets.right_by_votes_alone(net_votes(world, order[:budget])) for budget in budgets]
@@ -181,28 +236,45 @@ def held_out_prompts(world: World, seed: int) -> Bools:
             todo="use --metric pair-accuracy",
         )
     rng = np.random.default_rng([seed, 1])
-    drawn = rng.permutation(voted)[: max(1, round(HELD_OUT * len(voted)))]
+    drawn = rng.permutation(voted)[: max(1, round(SHARE * len(voted)))]
     held_out = np.zeros(world.pool.n_prompts, dtype=np.bool_)
     held_out[drawn] = True
     return held_out
 
 
-class Ballots:
-    """The votes of a set as a pile for each pair, in an order that the seed alone decides."""
+def reserved_votes(world: World, seed: int) -> Bools:
+    """Which votes are never drawn, (n_votes,): a fifth of all, at least one.
 
-    def __init__(self, world: World, held_out: Bools | None, seed: int) -> None:
+    An even sample of what people say of the pairs of the set, whatever a strategy then asks.
+    """
+    rng = np.random.default_rng([seed, 3])
+    reserved = np.zeros(world.n_votes, dtype=np.bool_)
+    reserved[rng.permutation(world.n_votes)[: max(1, round(SHARE * world.n_votes))]] = True
+    return reserved
+
+
+class Ballots:
+    """The votes of a set as a pile for each pair, in an order that the seed alone decides.
+
+    Those `set_aside` (n_votes,) are never drawn; a pair with no other votes is not shown.
+    """
+
+    def __init__(self, world: World, seed: int, set_aside: Bools | None = None) -> None:
         self._world = world
         n_pairs = world.pool.n_pairs
+        if set_aside is None:
+            set_aside = np.zeros(world.n_votes, dtype=np.bool_)
+        on_pair: Positions = np.bincount(world.vote_pair, minlength=n_pairs)
+        self._in_pile: Positions = np.bincount(world.vote_pair[~set_aside], minlength=n_pairs)
         # What is shown, as positions in the world's pool.
-        self._pairs: Positions = np.arange(n_pairs)
-        if held_out is not None:
-            self._pairs = np.flatnonzero(~held_out[world.pool.prompt_of_pair])
-        self._in_pile: Positions = np.bincount(world.vote_pair, minlength=n_pairs)
-        self._bottom = np.cumsum(self._in_pile) - self._in_pile
+        self._pairs: Positions = np.flatnonzero(self._in_pile)
+        self._bottom = np.cumsum(on_pair) - on_pair
         draw = np.random.default_rng([seed, 0]).random(world.n_votes)
-        self._order: Positions = np.lexsort((draw, world.vote_pair))
-        # How deep each of these votes lies in its pile.
-        self._depth = np.arange(world.n_votes) - np.repeat(self._bottom, self._in_pile)
+        # Pair by pair; what is set aside lies below its pile.
+        self._order: Positions = np.lexsort((draw, set_aside, world.vote_pair))
+        # How deep each of these votes lies in its pile, and which are in it at all.
+        self._depth = np.arange(world.n_votes) - np.repeat(self._bottom, on_pair)
+        self._of_order = world.vote_pair[self._order]
         self._n_taken = np.zeros(n_pairs, dtype=np.int64)
         self._for_control = np.zeros(world.n_votes, dtype=np.bool_)
 
@@ -260,8 +332,14 @@ class Ballots:
 
     def drawn(self) -> Positions:
         """Positions of the votes drawn so far among the world's, pair by pair."""
-        drawn: Positions = self._order[self._depth < np.repeat(self._n_taken, self._in_pile)]
+        drawn: Positions = self._order[self._depth < self._n_taken[self._of_order]]
         return drawn
+
+    def not_drawn(self) -> Bools:
+        """Which of the world's votes are not drawn by now, (n_votes,)."""
+        unseen = np.ones(self._world.n_votes, dtype=np.bool_)
+        unseen[self.drawn()] = False
+        return unseen
 
     def drawn_for_control(self) -> Bools:
         """Of the votes drawn so far, in the order of `votes`, those of the control arm."""
@@ -290,20 +368,3 @@ def _with_scores(pool: Pool, strategy: Strategy) -> Pool:
 def _batch_seed(seed: int, turn: int) -> int:
     """The same for all strategies: their control arms are drawn alike."""
     return int(np.random.SeedSequence([seed, turn]).generate_state(1, np.uint64)[0] >> 11)
-
-
-def _measure(
-    world: World, targets: Targets, measured: Bools, belief: Belief, ballots: Ballots
-) -> dict[str, Any]:
-    unseen = np.ones(world.n_votes, dtype=np.bool_)
-    unseen[ballots.drawn()] = False
-    preferred = belief.preferred(world.pool.pair_a, world.pool.pair_b)
-    calibrated = calibration(world, preferred, unseen, measured)
-    return {
-        "right": targets.right(preferred),
-        "tau": targets.rank_correlation(belief.reward_mean),
-        "brier": calibrated.brier,
-        "log_loss": calibrated.log_loss,
-        "unseen": calibrated.votes,
-        "bins": calibrated.bins,
-    }

@@ -19,11 +19,13 @@ from pathlib import Path
 from annotator.progress import Advance, progress_bar
 from annotator.simulate import SimulationError
 from annotator.simulate.replay import (
-    Ballots,
+    NOTHING,
+    PROMPTS,
+    VOTES,
     MakeLearner,
     Plan,
     Run,
-    held_out_prompts,
+    ballots_of,
     real_learner,
     replay,
 )
@@ -32,8 +34,10 @@ from annotator.simulate.world import World
 from strategies import strategy_named
 
 RANDOM = "random"
-METRICS = ("pair-accuracy", "heldout-accuracy", "rank-correlation")
-HELD_OUT_METRIC = "heldout-accuracy"
+PAIR_ACCURACY, RANK_CORRELATION = "pair-accuracy", "rank-correlation"
+HELDOUT_ACCURACY, RESERVED_ACCURACY = "heldout-accuracy", "reserved-accuracy"
+METRICS = (PAIR_ACCURACY, HELDOUT_ACCURACY, RESERVED_ACCURACY, RANK_CORRELATION)
+SET_ASIDE = {HELDOUT_ACCURACY: PROMPTS, RESERVED_ACCURACY: VOTES}  # the others: nothing
 LARGEST_BATCH = 100  # as next-batch has it, unless asked for another
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -85,7 +89,7 @@ def simulate(
         budgets=request.budgets,
         batch=request.batch or max(1, min(LARGEST_BATCH, request.budgets[0] // 2)),
         control=request.control,
-        held_out=request.metric == HELD_OUT_METRIC,
+        set_aside=SET_ASIDE.get(request.metric, NOTHING),
     )
     store = RunStore(cache / "runs", world.fingerprint(), plan, make_learner.__qualname__)
     wanted = [(name, seed) for seed in range(request.seeds) for name in request.strategies]
@@ -151,11 +155,10 @@ def _suggested(n_votes: int) -> str:
 
 def votes_to_draw(world: World, request: Request) -> int:
     """How many votes every seed has to draw."""
-    if request.metric != HELD_OUT_METRIC:
+    set_aside = SET_ASIDE.get(request.metric)
+    if set_aside is None:
         return world.n_votes
-    return min(
-        Ballots(world, held_out_prompts(world, seed), seed).n_votes for seed in range(request.seeds)
-    )
+    return min(ballots_of(world, set_aside, seed).n_votes for seed in range(request.seeds))
 
 
 def _finished(store: RunStore, strategy: str, seed: int) -> Run:

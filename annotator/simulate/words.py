@@ -13,6 +13,7 @@ SAVED_COLUMNS = ("at equal quality", "votes", "random", "saved", "95 %")
 MEASURES = {
     "pair-accuracy": "share of all pairs with a human majority that the model orders right",
     "heldout-accuracy": "share of pairs with a human majority ordered right, prompts never shown",
+    "reserved-accuracy": "share of votes set aside beforehand, ties left out, that it foretells",
     "rank-correlation": "mean over prompts of Kendall's tau-b with people's scores",
 }
 
