@@ -77,21 +77,21 @@ def hybrid(pool: Pool, n: int, rng: np.random.Generator) -> Selection:
     Raises BadBatchSize, PoolTooSmall, MissingSignal.
     """
     left = eligible_for(pool, n)
-    votes = ExpectedVotes(pool, n)
+    ahead = LookAhead(pool, n)
     positions, scores = np.empty(n, dtype=np.int64), np.empty(n)
     propensities = np.empty(n)
     for i in range(n):
-        worth = votes.worth(left)
+        worth = ahead.worth(left)
         best = int(np.argmax(worth))
         at = int(rng.integers(len(left))) if rng.random() < EXPLORATION else best
         positions[i], scores[i] = left[at], worth[at]
         propensities[i] = EXPLORATION / len(left) + (1.0 - EXPLORATION) * (at == best)
-        votes.expect(int(left[at]))
+        ahead.expect(int(left[at]))
         left = np.delete(left, at)
     return Selection.of(positions, scores=scores, propensities=propensities)
 
 
-class ExpectedVotes:
+class LookAhead:
     """What one more vote on each pair is worth, once every pair expected here has got its vote.
 
     `n` is the most votes that will be expected. Memory: a few numbers for every pair, and 2 n for

@@ -152,16 +152,6 @@ def influence_on_validation(margin: Floats, influence: Floats) -> ByWinner:
     return ByWinner(-_sigma(-margin) * influence, _sigma(margin) * influence)
 
 
-def squared_influence_of_own_label(margin: Floats, influence: Floats) -> Floats:
-    """E[IF^2], (n_pairs,), if the policy itself named the winner: influence^2 s (1 - s).
-
-    With s = sigma(margin): the Fisher information of a label in the direction in which the
-    validation loss falls, as in c-optimal design. At least 0.
-    """
-    squared: Floats = influence**2 * _sigma(margin) * _sigma(-margin)
-    return squared
-
-
 def middle_band(values: ByWinner, preferred: Floats, quantiles: tuple[float, float] = BAND) -> Band:
     """The band between two quantiles of the values that labelling all pairs is expected to give.
 

@@ -194,14 +194,6 @@ class TestVotes:
         with pytest.raises(PreferenceError, match=message):
             Votes(*map(np.array, columns))
 
-    def test_one_more(self) -> None:
-        votes = Votes(*np.array([[0, 1, 1]]).T).and_one(2, 3, -1)
-        assert (votes.a.tolist(), votes.b.tolist(), votes.grade.tolist()) == (
-            [0, 2],
-            [1, 3],
-            [1, -1],
-        )
-
     def test_votes_of_pairs_are_counted_in_both_orders(self) -> None:
         features: ResponseFeatures = features_of(SIZES, 3)
         votes = votes_at_random(features, 50, 4)

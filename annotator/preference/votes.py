@@ -68,15 +68,6 @@ class Votes:
         empty = np.empty(0, dtype=np.int64)
         return cls(empty, empty, empty)
 
-    def and_one(self, a: int, b: int, grade: int) -> Votes:
-        """The same votes and one more. With lapses given it gets their mean."""
-        lapse = self.lapse
-        if lapse is not None:
-            lapse = np.append(lapse, lapse.mean() if len(lapse) else 0.0)
-        return Votes(
-            np.append(self.a, a), np.append(self.b, b), np.append(self.grade, grade), lapse
-        )
-
 
 @dataclass(frozen=True)
 class Vote:
