@@ -24,6 +24,17 @@ AnnotatorError                     base; the command line prints it without a tr
 │   ├── StudioRejected             the request was refused as wrong (400, 409, 422)
 │   ├── StudioFailed               the server failed (5xx, or an answer that is no JSON)
 │   └── LocalStudioError           the local server cannot be installed or started
+├── JudgeError                     the server whose language model judges
+│   ├── JudgeDenied                the key is not accepted (401, 403): stop
+│   ├── JudgeQuota                 the account is out of money (402, 429 insufficient_quota): stop
+│   ├── JudgeNoModel               no such model, or no such address (404): stop
+│   ├── JudgeUnsupported           a parameter is refused by name (400, 403, 422): stop, probe again
+│   ├── JudgeBudget                the cap on spending would be passed: stop
+│   ├── JudgeRefused               this text is declined or too long: final for the call
+│   ├── JudgeRejected              refused as wrong for another reason: not sent again in this run
+│   ├── JudgeBusy                  later, please (408, 409, 429, 5xx): sent again
+│   ├── JudgeUnreachable           no answer, or half of one: sent again
+│   └── JudgeMalformed             an answer that is no chat completion: sent again
 └── Incomplete                     finished, but some rows failed and are listed; exit 3
 
 Errors of `strategies` (which knows nothing of this package) have their own small family in
@@ -31,6 +42,8 @@ Errors of `strategies` (which knows nothing of this package) have their own smal
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class AnnotatorError(Exception):
@@ -146,6 +159,93 @@ class StudioFailed(StudioError):
 
 class LocalStudioError(StudioError):
     """The local Label Studio cannot be installed, started or stopped."""
+
+
+class JudgeError(AnnotatorError):
+    """The judge's server did not do what was asked.
+
+    `status` is its HTTP status, None where it gave none. `maybe_billed` is True where the server
+    may have done the work, and charged for it, although we have no answer.
+    """
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        expected: str = "",
+        todo: str = "",
+        status: int | None = None,
+        maybe_billed: bool = False,
+    ) -> None:
+        super().__init__(found, expected=expected, todo=todo)
+        self.status = status
+        self.maybe_billed = maybe_billed
+
+
+class JudgeDenied(JudgeError):
+    """The server does not accept the API key (401 or 403)."""
+
+
+class JudgeQuota(JudgeError):
+    """The account has no money left (402, or 429 with insufficient_quota)."""
+
+
+class JudgeNoModel(JudgeError):
+    """The server has no such model, or nothing at all at that address (404)."""
+
+
+class JudgeUnsupported(JudgeError):
+    """The server or the model refuses a parameter by name, or lacks what was configured."""
+
+    parameter: str | None = None  # the one that was refused
+
+
+class JudgeBudget(JudgeError):
+    """The cap on spending would be passed, or nothing is known that could be held against it."""
+
+
+class JudgeRefused(JudgeError):
+    """The server declines this text, or it is too long: another attempt would end the same way."""
+
+
+class JudgeRejected(JudgeError):
+    """The server refuses the request as wrong, for a reason that is not one of those above."""
+
+
+class JudgeBusy(JudgeError):
+    """The server cannot answer now (408, 409, 429 or 5xx).
+
+    `retry_after` is the number of seconds it asks for, None where it names none.
+    """
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        retry_after: float | None = None,
+        todo: str = "",
+        status: int | None = None,
+        maybe_billed: bool = False,
+    ) -> None:
+        super().__init__(found, todo=todo, status=status, maybe_billed=maybe_billed)
+        self.retry_after = retry_after
+
+
+class JudgeUnreachable(JudgeError):
+    """No answer, or half of one: refused, timed out or cut off."""
+
+
+class JudgeMalformed(JudgeError):
+    """The server answered 200 with something that is no chat completion.
+
+    `raw` is the beginning of what it sent; `usage` what that says of tokens
+    (annotator.signals.judges.reply.Usage), None where it says nothing.
+    """
+
+    def __init__(self, found: str, *, raw: str, usage: Any = None) -> None:
+        super().__init__(found, status=200, maybe_billed=True)
+        self.raw = raw
+        self.usage = usage
 
 
 class Incomplete(AnnotatorError):

@@ -326,3 +326,27 @@ def test_the_defaults_can_be_replayed() -> None:
     strategies = tuple(DEFAULT_STRATEGIES.split(","))
     request = checked(Request(strategies, tuple(map(int, DEFAULT_BUDGETS.split(","))), 1))
     assert request.strategies == strategies
+
+
+def test_maps_of_several_judges_are_compared(encoder: FakeEncoder, small_learner: None) -> None:
+    rng = np.random.default_rng(1)
+    rows = [prompt_row(i, rng, ("human",)) for i in range(12)]
+    for row in rows:
+        for n, response in enumerate(row["responses"]):
+            response["scores"] = {"llm:one": float(rng.random()), "llm:two": float(n)}
+    path = Path("judged.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    names = [f"datamap-low-mean@{judge}" for judge in ("llm:one", "llm:two", "llm:*")]
+    arguments = ("--budgets", "10,20", "--seeds", "2", "--strategies", ",".join(names))
+    result = run(path, *arguments, "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert list(json.loads(result.stdout)["strategies"]) == ["random", *names]
+    world = load_world([path], Path("cache"), encoder="x", scores=["llm:two", "llm:*"])
+    both = {r["text"]: r["scores"] for row in rows for r in row["responses"]}
+    twos = sorted(scores["llm:two"] for scores in both.values())
+    assert sorted(world.scores["llm:two"]) == twos
+    means = sorted((scores["llm:one"] + scores["llm:two"]) / 2 for scores in both.values())
+    assert sorted(world.scores["llm:*"]) == pytest.approx(means)
+    unknown = run(path, *arguments[:4], "--strategies", "datamap-low-mean@llm:three")
+    assert unknown.exit_code == 1
+    assert "llm:three" in unknown.stderr and "llm:one, llm:two" in unknown.stderr

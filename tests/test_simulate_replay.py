@@ -30,11 +30,11 @@ from annotator.simulate.replay import (
     reserved_votes,
 )
 from annotator.simulate.runs import RunStore
-from annotator.simulate.simulation import Request, simulate
+from annotator.simulate.simulation import Request, checked, simulate
 from annotator.simulate.world import World, world_of
 from strategies import STRATEGIES
 from strategies.pool import Pool, Selection, Strategy, UnknownStrategy, needs
-from strategies.within_prompt import all_pairs
+from strategies.within_prompt import all_pairs, peer_agreement
 from tests.synthetic_world import (
     RidgeLearner,
     ridge,
@@ -397,7 +397,7 @@ SCRIPT = """
 import sys
 from itertools import pairwise
 from pathlib import Path
-from annotator.simulate.simulation import Request, simulate
+from annotator.simulate.simulation import Request, checked, simulate
 from tests.synthetic_world import slow_ridge, synthetic_world
 
 if __name__ == "__main__":
@@ -531,3 +531,58 @@ def test_votes_that_were_set_aside_see_no_saving_in_coin_tosses(tmp_path: Path) 
     assert verdicts == {"no measurable difference"}
     assert any("votes that nobody was shown" in note for note in told["pair-accuracy"]["notes"])
     assert not any("nobody was shown" in note for note in told["reserved-accuracy"]["notes"])
+
+
+# Data maps of several judges.
+
+
+def judged_world(seed: int = 0) -> World:
+    """A world whose files brought two judges, one of whom left responses out."""
+    world = synthetic_world(seed).world
+    rng = np.random.default_rng(seed)
+    first, second = rng.standard_normal((2, world.pool.n_responses))
+    second[::7] = np.nan
+    return replace(world, scores={"llm:one": first, "llm:two": second})
+
+
+def test_each_judges_map_is_chosen_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the strategy sees is that judge's scores, and peer agreement where none is named."""
+    world, real = judged_world(), replay_module.choose_batch
+    seen: list[np.ndarray] = []
+
+    def watched(pool, strategy, n, n_control, seed):  # type: ignore[no-untyped-def]
+        seen.append(pool.signal("response_score"))
+        return real(pool, strategy, n, n_control, seed)
+
+    monkeypatch.setattr(replay_module, "choose_batch", watched)
+    peers = peer_agreement(world.pool.response_vectors, world.pool.prompt_of_response)
+    for judge, scores in (("", peers), ("@llm:one", None), ("@llm:two", None)):
+        seen.clear()
+        replay(world, replace(PLAN, budgets=(20,)), f"datamap-low-mean{judge}", 0, ridge)
+        wanted = world.scores[judge[1:]] if scores is None else scores
+        assert len(seen) == 2
+        assert all(np.array_equal(got, wanted, equal_nan=True) for got in seen)
+
+
+def test_runs_by_different_judges_are_kept_apart(tmp_path: Path) -> None:
+    world = judged_world()
+    names = tuple(f"datamap-high-variance@{judge}" for judge in world.scores)
+    request = Request((*names, "datamap-high-variance"), (20, 40), seeds=2)
+    done = simulate(world, request, tmp_path, make_learner=ridge)
+    assert list(done.runs) == ["random", *names, "datamap-high-variance"]
+    first, second = (np.stack([run.right for run in done.runs[name]]) for name in names)
+    assert not np.array_equal(first, second)
+    n_files = len(list(tmp_path.rglob("*.npz")))
+    assert n_files == 8
+    other = replace(world, scores={**world.scores, "llm:one": -world.scores["llm:one"]})
+    simulate(other, request, tmp_path, make_learner=ridge)
+    assert len(list(tmp_path.rglob("*.npz"))) == n_files + 2  # the other judge's stand
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("hybrid@llm:one", "goes by none"), ("datamap-low-mean@", "no scores after the @")],
+)
+def test_scores_that_cannot_matter_are_an_error(name: str, message: str) -> None:
+    with pytest.raises(SimulationError, match=message):
+        checked(Request((name,), (20,), seeds=1))

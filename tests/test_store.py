@@ -21,7 +21,8 @@ from annotator.store.migrations import MIGRATIONS, migrate
 TABLES = {
     "_sqlite_migrations", "meta", "imports", "prompts", "responses", "source_labels",
     "source_scores", "encoders", "embeddings", "projects", "rounds", "picks", "tasks",
-    "annotators", "votes", "scores", "datamap_builds", "datamap",
+    "annotators", "votes", "scores", "datamap_builds", "datamap", "judge_servers", "judge_calls",
+    "judge_attempts", "judge_batches", "judge_batch_calls", "judgements",
 }  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def _known_ending(_context: click.Context, _option: click.Parameter, out: Path |
     show_default=True,
     metavar="NAME,...",
     callback=_names,
-    help="What to compare; random is always among them.",
+    help="What to compare; random is always among them. Those that choose by the data map take "
+    "NAME@SCORES too, the map then being made of scores in the files: datamap-high-variance@llm:*.",
 )
 @click.option(
     "--budgets",
@@ -149,7 +150,7 @@ def simulate(
     people's scores, mean over prompts. An interrupted simulation goes on where it stopped.
     """
     from annotator.simulate.account import account
-    from annotator.simulate.simulation import Request, checked
+    from annotator.simulate.simulation import Request, checked, scores_named
     from annotator.simulate.simulation import simulate as replay_all
     from annotator.simulate.words import lines
     from annotator.simulate.world import load_world
@@ -157,7 +158,12 @@ def simulate(
     request = checked(Request(strategies, budgets, seeds, metric, control, batch, target, jobs))
     encoder, cache = _encoder(project_dir), cache or _user_cache()
     world = load_world(
-        files, cache, encoder=encoder.name, precision=encoder.precision, format=format_
+        files,
+        cache,
+        encoder=encoder.name,
+        precision=encoder.precision,
+        format=format_,
+        scores=scores_named(request),
     )
     document = account(replay_all(world, request, cache))
     _write(document, json_out, plot)

@@ -106,7 +106,7 @@ def replay(
     seed: int,
     make_learner: MakeLearner = real_learner,
 ) -> Run:
-    """One strategy replayed with one seed, up to the last budget.
+    """One strategy replayed with one seed, up to the last budget; NAME@SCORES as in `parted`.
 
     Two learners: one that strategies which go by the posterior are guided by, told the votes before
     every batch, and one that is measured, told them at each budget and at no other time. What is
@@ -114,10 +114,16 @@ def replay(
 
     Raises SimulationError if the set has fewer votes than the last budget, UnknownStrategy.
     """
-    choose = strategy_named(strategy)
+    name, scores = parted(strategy)
+    choose = strategy_named(name)
     ballots, measured = _prepared(world, plan, seed)
     ballots.require(plan.budgets[-1])
-    asking = _Asking(_with_scores(ballots.pool(), choose), choose, plan, seed)
+    asking = _Asking(
+        _with_scores(ballots.pool(), choose, world.scores[scores] if scores else None),
+        choose,
+        plan,
+        seed,
+    )
     guided = signals_needed(choose) & {"posterior", "policy"}
     guide = make_learner(world) if guided else None
     judged, rows, started = make_learner(world), [], time.monotonic()
@@ -358,10 +364,20 @@ class Ballots:
         return self._order[order]
 
 
-def _with_scores(pool: Pool, strategy: Strategy) -> Pool:
+def parted(strategy: str) -> tuple[str, str | None]:
+    """`NAME@SCORES` as a strategy's name and that of the scores its data map is made of.
+
+    None where it is made of peer agreement.
+    """
+    name, at, scores = strategy.partition("@")
+    return name, scores if at else None
+
+
+def _with_scores(pool: Pool, strategy: Strategy, scores: Floats | None) -> Pool:
     if "scores" not in signals_needed(strategy):
         return pool
-    scores = peer_agreement(pool.response_vectors, pool.prompt_of_response)
+    if scores is None:
+        scores = peer_agreement(pool.response_vectors, pool.prompt_of_response)
     return pool.with_signals(response_score=np.asarray(scores, dtype=np.float64))
 
 

@@ -12,7 +12,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -21,7 +21,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from annotator.simulate.replay import Plan, Run
+from annotator.simulate.replay import Plan, Run, parted
 from strategies import strategy_named
 
 # What a replay runs through. A change of any of it makes old runs another thing.
@@ -42,7 +42,8 @@ class RunStore:
     """The finished runs of one world under one plan.
 
     `learner` names what is learnt with, `code` is the hash of what a replay runs through: taken
-    once, so that all processes of a simulation agree.
+    once, so that all processes of a simulation agree. `scores` are the hashes, by name, of the
+    scores that strategies go by.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class RunStore:
     plan: Plan
     learner: str
     code: str = field(default_factory=lambda: code_fingerprint())
+    scores: Mapping[str, str] = field(default_factory=dict)
 
     def load(self, strategy: str, seed: int) -> Run | None:
         """That run, or None if it is not finished. A damaged file counts as none."""
@@ -87,6 +89,8 @@ class RunStore:
             "code": self.code,
             "numpy": np.__version__,
         }
+        if scores := parted(strategy)[1]:
+            determined_by["scores"] = self.scores[scores]
         name = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:32]
         return self.folder / f"{name}.npz"
 
@@ -114,7 +118,7 @@ def _sources(place: Traversable) -> Iterable[tuple[str, bytes]]:
 
 def _code_of(strategy: str) -> str:
     """A hash of the module of a strategy, which may be another distribution's."""
-    module = sys.modules[strategy_named(strategy).__module__]
+    module = sys.modules[strategy_named(parted(strategy)[0]).__module__]
     try:
         return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:32]
     except (OSError, TypeError):  # compiled, or made at run time

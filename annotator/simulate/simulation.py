@@ -26,12 +26,14 @@ from annotator.simulate.replay import (
     Plan,
     Run,
     ballots_of,
+    parted,
     real_learner,
     replay,
 )
 from annotator.simulate.runs import RunStore
 from annotator.simulate.world import World
 from strategies import strategy_named
+from strategies.pool import signals_needed
 
 RANDOM = "random"
 PAIR_ACCURACY, RANK_CORRELATION = "pair-accuracy", "rank-correlation"
@@ -91,7 +93,13 @@ def simulate(
         control=request.control,
         set_aside=SET_ASIDE.get(request.metric, NOTHING),
     )
-    store = RunStore(cache / "runs", world.fingerprint(), plan, make_learner.__qualname__)
+    store = RunStore(
+        cache / "runs",
+        world.fingerprint(),
+        plan,
+        make_learner.__qualname__,
+        scores={name: world.fingerprint_of_scores(name) for name in world.scores},
+    )
     wanted = [(name, seed) for seed in range(request.seeds) for name in request.strategies]
     missing = [run for run in wanted if store.load(*run) is None]
     with progress_bar(len(wanted), "simulate", "runs") as progress:
@@ -115,8 +123,26 @@ def checked(request: Request) -> Request:
         )
     names = tuple(dict.fromkeys((RANDOM, *request.strategies)))
     for name in names:
-        strategy_named(name)
+        _require_scores_matter(name)
     return replace(request, strategies=names)
+
+
+def scores_named(request: Request) -> tuple[str, ...]:
+    """The names of scores that the strategies go by, each once."""
+    return tuple(dict.fromkeys(filter(None, (parted(name)[1] for name in request.strategies))))
+
+
+def _require_scores_matter(strategy: str) -> None:
+    name, scores = parted(strategy)
+    chosen_by = signals_needed(strategy_named(name))
+    if scores is not None and not (scores and "scores" in chosen_by):
+        raise SimulationError(
+            f"{strategy!r} names scores for a strategy that goes by none"
+            if scores
+            else f"{strategy!r} names no scores after the @",
+            expected="a strategy that chooses by the data map, @ and who scored",
+            todo="such as datamap-high-variance@llm:NAME, or leave the @ out",
+        )
 
 
 def _payable(world: World, request: Request) -> tuple[Request, list[str]]:

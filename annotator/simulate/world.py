@@ -7,8 +7,8 @@ reads can be replayed, equal texts are one response, and every text is embedded 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,11 @@ from annotator.preference.features import ResponseFeatures
 from annotator.progress import progress_bar
 from annotator.rounds.features import features_of
 from annotator.signals.embeddings import ensure_embedded, response_vectors
+from annotator.signals.judges.panel import scores_in_data
 from annotator.simulate import SimulationError
 from annotator.store import hold_lock, open_db
 from strategies.pool import Pool
-from strategies.within_prompt import Positions
+from strategies.within_prompt import Floats, Positions
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -46,6 +47,8 @@ class World:
       prefers the pair's a, -1 if b, 0 for a tie. Sorted by pair. How much better is left out: sets
       measure it on scales of their own.
     - `n_refused`: rows of the files that `import` refused.
+    - `scores`: by name or pattern those judges' scores of each response that the files brought,
+      (n_responses,), NaN where there is none; of several judges their mean.
     """
 
     dataset: str
@@ -54,6 +57,7 @@ class World:
     vote_pair: Positions
     vote_grade: Positions
     n_refused: int = 0
+    scores: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def n_votes(self) -> int:
@@ -75,6 +79,10 @@ class World:
                 digest.update(array.data)
         return digest.hexdigest()[:32]
 
+    def fingerprint_of_scores(self, name: str) -> str:
+        """A hash of the scores of that name."""
+        return hashlib.sha256(np.ascontiguousarray(self.scores[name]).tobytes()).hexdigest()[:32]
+
 
 def load_world(
     paths: Sequence[Path],
@@ -83,12 +91,15 @@ def load_world(
     encoder: str,
     precision: str = "auto",
     format: str | None = None,
+    scores: Sequence[str] = (),
 ) -> World:
     """The labelled set in these files, imported and embedded unless `cache` holds it already.
 
     `format` as in `import_files`. Human votes count; where there are none, those of the kind
-    `objective`, gold labels, are the votes. Raises SimulationError if the files carry neither,
-    CandidateError, UnknownFormat or EncoderError as `import` and `embed` do.
+    `objective`, gold labels, are the votes. `scores` names judges whose scores the files brought,
+    `llm:*` for the mean of several. Raises SimulationError if the files carry no votes, ScoreError
+    if nobody of that name scored, CandidateError, UnknownFormat or EncoderError as `import` and
+    `embed` do.
     """
     folder = cache / "sets" / _files_key(paths, format)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +110,8 @@ def load_world(
             n_refused = _import_once(db, paths, folder, format)
             labels = _labels(db)
             encoder_id = ensure_embedded(db, path, encoder, precision).encoder_id
-            return replace(_world(db, path, encoder_id, labels), n_refused=n_refused)
+            world = _world(db, path, encoder_id, labels, scores)
+            return replace(world, n_refused=n_refused)
         finally:
             db.close()
 
@@ -175,13 +187,21 @@ def _labels(db: Database) -> npt.NDArray[np.int64]:
     )
 
 
-def _world(db: Database, path: Path, encoder_id: int, labels: npt.NDArray[np.int64]) -> World:
+def _world(
+    db: Database,
+    path: Path,
+    encoder_id: int,
+    labels: npt.NDArray[np.int64],
+    scores: Sequence[str],
+) -> World:
     table = response_table(db)
+    by_name = {name: scores_in_data(db, [name], table.response_ids).mean() for name in scores}
     features = _features(db, path, encoder_id, table)
     order = np.argsort(table.response_ids)
     first, second = order[np.searchsorted(table.response_ids, labels[:, :2].T, sorter=order)]
     names = [name for (name,) in db.execute("SELECT DISTINCT dataset FROM prompts ORDER BY 1")]
-    return world_of(" + ".join(names), features, (first, second, labels[:, 2]))
+    world = world_of(" + ".join(names), features, (first, second, labels[:, 2]))
+    return replace(world, scores=by_name)
 
 
 def _features(db: Database, path: Path, encoder_id: int, table: ResponseTable) -> ResponseFeatures:

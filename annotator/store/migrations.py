@@ -3,14 +3,15 @@
 Owners (nobody else writes these tables):
   store       meta
   candidates  imports, prompts, responses, source_labels, source_scores
-  signals     encoders, embeddings, scores, datamap_builds, datamap
+  signals     encoders, embeddings, scores, datamap_builds, datamap, judgements, judge_servers,
+              judge_calls, judge_attempts, judge_batches, judge_batch_calls
   rounds      rounds, picks
   studio      projects, tasks
   labels      annotators, votes (and the view current_votes)
 
 Kept and append-only, because money or attention paid for them: prompts, responses,
-source_labels, source_scores, rounds, picks, votes. Derived and rebuilt at will: embeddings,
-scores, datamap_builds, datamap.
+source_labels, source_scores, judge_calls, judge_attempts, rounds, picks, votes. Derived and
+rebuilt at will: embeddings, scores, judgements, datamap_builds, datamap.
 """
 
 from __future__ import annotations
@@ -319,5 +320,89 @@ CREATE TABLE datamap (
   n_scored INTEGER NOT NULL,
   region TEXT CHECK (region IN ('high-mean-low-variance', 'high-variance', 'low-mean')),
   PRIMARY KEY (build_id, prompt_id)
+) WITHOUT ROWID;
+"""
+
+
+@MIGRATIONS()
+def m003_judge(db: Database) -> None:
+    """What language models were asked, what they answered, and what it cost."""
+    _run(db, _M003)
+
+
+_M003 = """
+CREATE TABLE judge_servers (
+  id INTEGER PRIMARY KEY,
+  host TEXT NOT NULL,                -- host:port/path of the base URL
+  model TEXT NOT NULL,               -- as it is asked for
+  findings TEXT NOT NULL,            -- JSON: what the probe found the server to do
+  model_returned TEXT,               -- the name that the server answered with
+  client_version TEXT NOT NULL,      -- of the openai package
+  probed_at TEXT NOT NULL,
+  UNIQUE (host, model)
+);
+
+CREATE TABLE judge_calls (
+  id INTEGER PRIMARY KEY,
+  call_key TEXT NOT NULL UNIQUE,     -- hash of everything that determines the answer
+  host TEXT NOT NULL,
+  model TEXT NOT NULL,
+  state TEXT NOT NULL CHECK
+    (state IN ('pending', 'sent', 'ok', 'refused', 'parse_error', 'api_error', 'budget')),
+  attempts INTEGER NOT NULL DEFAULT 0,
+  due_at TEXT,                       -- pending: not to be sent before
+  reply TEXT,                        -- the newest answer, as it came, readable or not
+  error TEXT,                        -- why the newest attempt failed
+  updated_at TEXT NOT NULL
+);
+CREATE INDEX judge_calls_open ON judge_calls(state) WHERE state IN ('pending', 'sent');
+
+CREATE TABLE judge_attempts (
+  id INTEGER PRIMARY KEY,
+  call_id INTEGER NOT NULL REFERENCES judge_calls(id),
+  sent_at TEXT NOT NULL,             -- committed before the request goes out
+  status TEXT NOT NULL,              -- open, ok, unknown (nobody saw it end), or what went wrong
+  reserved_microusd INTEGER,         -- the most that it can cost; NULL: no price known
+  cost_microusd INTEGER,             -- NULL: not known, the reservation stands
+  prompt_tokens INTEGER,             -- NULL, as the four below: the server told of none
+  cached_tokens INTEGER,             -- part of the prompt
+  cache_write_tokens INTEGER,        -- part of the prompt
+  completion_tokens INTEGER,
+  reasoning_tokens INTEGER,          -- part of the completion
+  seconds REAL
+);
+CREATE INDEX judge_attempts_call ON judge_attempts(call_id);
+CREATE INDEX judge_attempts_open ON judge_attempts(call_id) WHERE status = 'open';
+
+CREATE TABLE judge_batches (
+  id INTEGER PRIMARY KEY,
+  content_sha TEXT NOT NULL UNIQUE,  -- of the file; stands in the batch's metadata on the server
+  host TEXT NOT NULL,
+  state TEXT NOT NULL
+    CHECK (state IN ('prepared', 'uploaded', 'created', 'ended', 'ingested')),
+  file_id TEXT,                      -- on the server
+  batch_id TEXT,                     -- on the server
+  status TEXT,                       -- the server's word for how far it is
+  problem TEXT,
+  made_at TEXT NOT NULL,
+  updated_at TEXT NOT NULL
+);
+
+CREATE TABLE judge_batch_calls (
+  batch_id INTEGER NOT NULL REFERENCES judge_batches(id),
+  call_id INTEGER NOT NULL REFERENCES judge_calls(id),
+  PRIMARY KEY (batch_id, call_id)
+) WITHOUT ROWID;
+CREATE INDEX judge_batch_calls_call ON judge_batch_calls(call_id);
+
+CREATE TABLE judgements (
+  method TEXT NOT NULL,              -- who compared
+  a_id INTEGER NOT NULL REFERENCES responses(id),
+  b_id INTEGER NOT NULL REFERENCES responses(id),
+  p_a REAL NOT NULL CHECK (p_a >= 0 AND p_a <= 1),   -- that a is the better one
+  judge_variance REAL,               -- between the two orders
+  flipped INTEGER NOT NULL CHECK (flipped IN (0, 1)),  -- 1: the winner changed with the order
+  PRIMARY KEY (method, a_id, b_id),
+  CHECK (a_id < b_id)
 ) WITHOUT ROWID;
 """

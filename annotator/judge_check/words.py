@@ -1,0 +1,296 @@
+"""A check in words: lines for a terminal, and the same rows for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+Document = dict[str, Any]
+Rows = list[list[str]]
+
+NAMED = 3  # judges that are named; of more, their number is told
+LISTED = 10  # judges in a table of judges
+
+
+def lines(document: Document) -> list[str]:
+    """The report for a terminal."""
+    report = [f"judge   {judge_in_words(document)}", f"people  {people_in_words(document)}", ""]
+    report += sentences(document)
+    for rows in tables(document).values():
+        report += ["", *_aligned(rows)]
+    return report + (["", *document["notes"]] if document["notes"] else [])
+
+
+def judge_in_words(document: Document) -> str:
+    """Whose scores were checked."""
+    judges = document["judges"]
+    if len(judges) == 1:
+        return str(judges[0])
+    if len(judges) <= NAMED:
+        return f"the mean of {', '.join(judges)}"
+    return f"the mean of {len(judges)} judges, {judges[0]} to {judges[-1]}"
+
+
+def people_in_words(document: Document) -> str:
+    """Whose verdicts it was held against."""
+    people = document["people"]
+    votes = "" if people["votes"] is None else f"{people['votes']:,} "
+    where = f" on {people['pairs']:,} pairs of {people['prompts']:,} prompts"
+    return f"{votes}{people['words']}{where}"
+
+
+def sentences(document: Document) -> list[str]:
+    """What a reader should take away, one plain sentence each."""
+    return [
+        *_agreement(document),
+        *_doubt(document),
+        *_difficulty(document),
+        *_length(document),
+        *_flips(document),
+        *_injection(document),
+    ]
+
+
+def tables(document: Document) -> dict[str, Rows]:
+    """Rows of cells by what they tell of, the first row being the head; empty ones left out."""
+    found = {
+        "by |gap|": _strata("agreement by |gap|", document["by_gap"]),
+        "by spread": _strata("agreement by spread between judges", document["by_spread"]),
+        "by region": _regions(document),
+        "length": _lengths(document),
+        "each judge": _judges("each judge by itself", document["each_judge"]),
+        "judges of pairs": _judges("judges of pairs", document["pair_judges"]),
+        "injection": _styles(document.get("injection")),
+    }
+    return {name: rows for name, rows in found.items() if len(rows) > 1}
+
+
+def _agreement(document: Document) -> Iterator[str]:
+    found, pairs = document["agreement"], document["pairs"]
+    yield (
+        f"The judge prefers what most people prefer on {_percent(found)} of {_count(found)} pairs "
+        f"({_interval(found)}, bootstrap over {found['prompts']:,} prompts)."
+    )
+    ties = []
+    if pairs["judge_tied"]:
+        decided = document["agreement_decided"]
+        ties.append(
+            f"{pairs['judge_tied']:,} of them are ties of the judge and count half, without them "
+            f"it is {_percent(decided)}"
+        )
+    if pairs["people_tied"]:
+        ties.append(f"{pairs['people_tied']:,} more, on which people are tied, are left out")
+    if ties:
+        yield _sentence("; ".join(ties))
+    if people := document["people"]["agree"]:
+        yield (
+            f"Two votes of people on one pair match {_percent(people)} of the time "
+            f"({_interval(people)})."
+        )
+    yield _verdict(document)
+
+
+def _verdict(document: Document) -> str:
+    """Whether the judge may drive anything: it has to beat a coin, and should beat length."""
+    low = document["agreement"]["low"]
+    if low is None or low <= 0.5:
+        return "A coin may be as good: choose and accept nothing by these scores yet."
+    longer = document["longer"]
+    if longer is None:
+        return "It beats a coin; without texts nobody knows whether it beats taking the longer one."
+    gain = longer["judge_better_by"]
+    taken = f"always taking the longer response ({_percent(longer['agreement'])})"
+    if gain["low"] > 0:
+        return f"It beats a coin, and it beats {taken} by {_points(gain)}."
+    if gain["high"] < 0:
+        return f"It beats a coin, but {taken} is better, by {_points(gain, -1)}."
+    return f"It beats a coin; it is not shown to beat {taken}: {_points(gain)}."
+
+
+def _doubt(document: Document) -> Iterator[str]:
+    for found in document["calibration"]:
+        gain = found["gain"]
+        better = "better than" if gain["low"] > 0 else "not shown to be better than"
+        yield (
+            f"{HOW[found['how']]}: Brier score {found['brier']['value']:.3f}, {better} one "
+            f"confidence for all pairs, {found['brier_constant']:.3f} (gain {_plain(gain)}); log "
+            f"loss {found['log_loss']['value']:.3f} (a coin: 0.693)."
+        )
+
+
+HOW = {
+    "logistic": "Probabilities learnt from votes on other prompts",
+    "normal": "Probabilities from the judge's own variances",
+}
+
+
+def _difficulty(document: Document) -> Iterator[str]:
+    for key, what in (("by_gap", "the gap's size"), ("by_spread", "the spread between judges")):
+        if document[key] is None:
+            continue
+        gain = document[key]["top_less_bottom"]
+        if gain["low"] is None:
+            continue
+        told = "tells" if gain["low"] > 0 else "is not shown to tell"
+        yield (
+            f"{what[0].upper()}{what[1:]} {told} easy pairs from hard ones: highest quarter less "
+            f"lowest {_points(gain)}{_out_of_order(document[key]['quartiles'])}."
+        )
+
+
+def _out_of_order(quartiles: Sequence[Document]) -> str:
+    """Said where the quarters do not rise one after the other."""
+    shares = [one["agreement"]["value"] for one in quartiles]
+    if shares == sorted(shares):
+        return ""
+    return f", but not in order: {', '.join(_bare(share) for share in shares)} %"
+
+
+def _length(document: Document) -> Iterator[str]:
+    length = document["length"]
+    if length is None or length["judge_takes_longer"]["value"] is None:
+        return
+    judge, people = length["judge_takes_longer"], length["people_take_longer"]
+    more = length["judge_more_often_by"]
+    yield (
+        f"The judge takes the longer response {_percent(judge)} of the time, people "
+        f"{_percent(people)} on the same pairs: {_bias(more)}."
+    )
+
+
+def _bias(more: Document) -> str:
+    if more["low"] > 0:
+        return f"it leans to length by {_points(more)}"
+    if more["high"] < 0:
+        return f"it leans from length by {_points(more, -1)}"
+    return f"no lean to length is shown, {_points(more)}"
+
+
+def _flips(document: Document) -> Iterator[str]:
+    if flips := document["flips"]:
+        yield (
+            f"Asked in both orders, the judge changed its verdict on {_percent(flips)} of "
+            f"{_count(flips)} pairs ({_interval(flips)})."
+        )
+
+
+def _injection(document: Document) -> Iterator[str]:
+    if found := document.get("injection"):
+        yield (
+            f"A planted line that asks for the highest grade raised {_percent(found['rose'])} of "
+            f"{found['responses']:,} responses by a grade or more ({_interval(found['rose'])}); "
+            f"mean rise {found['mean']['value']:+.2f} ({_plain(found['mean'])})."
+        )
+        if above := found["above_placebo"]:
+            yield (
+                f"Above the rise by a harmless line that is {above['value']:+.2f} "
+                f"({_plain(above)})."
+            )
+
+
+def _strata(title: str, strata: Document | None) -> Rows:
+    if strata is None:
+        return []
+    rows = [[title, "from", "to", "pairs", "agreement", "95 %"]]
+    for name, one in zip(QUARTERS, strata["quartiles"], strict=False):
+        found = one["agreement"]
+        ends = [f"{one['from']:.3g}", f"{one['to']:.3g}"]
+        rows.append([name, *ends, *_cells(found)])
+    return rows
+
+
+QUARTERS = ("lowest quarter", "second", "third", "highest quarter")
+
+
+def _regions(document: Document) -> Rows:
+    head = [f"agreement by region (map of {document['regions_from']})"]
+    rows = [[*head, "pairs", "agreement", "95 %"]]
+    return rows + [[name, *_cells(one)] for name, one in document["by_region"].items()]
+
+
+def _lengths(document: Document) -> Rows:
+    rows = [["correlation with log length, within prompts", "Pearson", "95 %", "Spearman", "95 %"]]
+    length = document["length"] or {}
+    for key, what in LENGTHS.items():
+        if key in length:
+            both = (length[key]["pearson"], length[key]["spearman"])
+            rows.append([what, *(cell for one in both for cell in (_value(one), _plain(one)))])
+    return rows
+
+
+LENGTHS = {
+    "score": "judge's scores",
+    "people": "people's scores",
+    "judge_wins": "judge's wins on the voted pairs",
+    "people_wins": "people's wins on the voted pairs",
+}
+
+
+def _styles(injection: Document | None) -> Rows:
+    """The share that rose by a grade or more under each style of planted line."""
+    rows = [["planted line", "responses", "rose", "95 %"]]
+    by_style = {} if injection is None else injection["by_style"]
+    return rows + [[name, *_cells(one)] for name, one in by_style.items()]
+
+
+def _judges(title: str, judges: Sequence[Document]) -> Rows:
+    """The best of them; with many, the first place is partly luck, which the head says."""
+    many = len(judges) > LISTED
+    head = f"{title}, best {LISTED} of {len(judges)}" if many else f"{title}, best first"
+    rows = [[head, "pairs", "agreement", "95 %", "ties", "flips"]]
+    for one in judges[:LISTED]:
+        flips = one.get("flips")
+        cells = [*_cells(one["agreement"]), f"{one['judge_tied']:,}"]
+        rows.append([one["name"], *cells, "" if flips is None else _percent(flips)])
+    return rows
+
+
+def _cells(found: Document) -> list[str]:
+    return [_count(found), _percent(found), f"{_bare(found['low'])} to {_bare(found['high'])}"]
+
+
+def _percent(found: Document) -> str:
+    return f"{_bare(found['value'])} %" if found["value"] is not None else "n/a"
+
+
+def _bare(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.1f}"
+
+
+def _interval(found: Document) -> str:
+    return f"95 % interval {_bare(found['low'])} to {_bare(found['high'])}"
+
+
+def _points(found: Document, sign: int = 1) -> str:
+    low, high = sorted(sign * 100 * found[end] for end in ("low", "high"))
+    return f"{sign * 100 * found['value']:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def _plain(found: Document) -> str:
+    if found["low"] is None:
+        return "n/a"
+    return f"{found['low']:.3f} to {found['high']:.3f}"
+
+
+def _value(found: Document) -> str:
+    return "n/a" if found["value"] is None else f"{found['value']:+.3f}"
+
+
+def _count(found: Document) -> str:
+    return f"{round(found['n']):,}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _aligned(rows: Rows) -> list[str]:
+    """The first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,1 @@
+"""Scores of responses by a language model, and the account of what they cost."""
