@@ -26,7 +26,14 @@ from annotator.config import DEFAULT_ENCODER
 from annotator.simulate import SimulationError
 from annotator.simulate.account import account
 from annotator.simulate.simulation import METRICS, Request, simulate
-from annotator.simulate.words import MEASURES, interval_cell, saved_cell, sentences, votes_cell
+from annotator.simulate.words import (
+    MEASURES,
+    interval_cell,
+    saved_cell,
+    sentences,
+    verdict_cell,
+    votes_cell,
+)
 from annotator.simulate.world import load_world
 from strategies import STRATEGIES
 
@@ -123,20 +130,51 @@ def page(documents: list[Document]) -> str:
         "Quality is given as mean over seeds; *saved* compares votes at equal quality, what "
         "`random` reaches at its largest budget, with a 95 % interval by bootstrap over prompts "
         "and seeds. Nothing is extrapolated: *not reached* means that the strategy does not get "
-        "there within the budgets, ≤ and ≥ that it is there with the smallest.",
+        "there within the budgets, ≤ and ≥ that smaller budgets than were tried would show more. "
+        "*Brier* and *log loss*: how well probabilities foretell votes that the model had not "
+        "seen, at the largest budget; lower is better.",
         "",
     ]
     reading = STORED / "reading.md"
     if reading.exists():
         lines += [reading.read_text(encoding="utf-8").strip(), ""]
+    lines += coverage(documents)
     for document in documents:
         lines += section(document)
     return "\n".join(lines).rstrip() + "\n"
 
 
+def coverage(documents: list[Document]) -> list[str]:
+    """What was measured and what was not: strategies and seeds by set and metric, with links."""
+    metrics = [m for m in METRICS if any(d["metric"] == m for d in documents)]
+    rows = [["set", *metrics]]
+    for dataset in dict.fromkeys(document["dataset"] for document in documents):
+        cells = []
+        for metric in metrics:
+            of = [d for d in documents if (d["dataset"], d["metric"]) == (dataset, metric)]
+            cells.append(", ".join(covered(d) for d in of) or "not measured")
+        rows.append([dataset, *cells])
+    return ["## What was measured", "", *table(rows), ""]
+
+
+def covered(document: Document) -> str:
+    n, seeds = len(document["strategies"]), document["seeds"]
+    return f"[{n} strategies, {seeds} seeds](#{anchor(title(document))})"
+
+
+def title(document: Document) -> str:
+    return f"{document['dataset']}, {document['metric']}, {document['seeds']} seeds"
+
+
+def anchor(heading: str) -> str:
+    """The anchor that readers of Markdown give a heading."""
+    kept = "".join(c for c in heading.lower() if c.isalnum() or c in " -_")
+    return kept.replace(" ", "-")
+
+
 def section(document: Document) -> list[str]:
     lines = [
-        f"## {document['dataset']}, {document['metric']}, {document['seeds']} seeds",
+        f"## {title(document)}",
         "",
         f"{MEASURES[document['metric']].capitalize()}. {document['votes']:,} votes on "
         f"{document['pairs']:,} pairs of {document['prompts']:,} prompts, {document['seeds']} "
@@ -167,7 +205,8 @@ def row(name: str, document: Document) -> list[str]:
         saved, gap = document["saved"][name], document["difference"][name]
         gain = f"{gap['mean'][-1]:+.3f} [{gap['low'][-1]:+.3f}, {gap['high'][-1]:+.3f}]"
         votes = votes_cell(saved, document["budgets"])
-        cells += [gain, votes, saved_cell(saved), interval_cell(saved), saved["verdict"]]
+        cells += [gain, votes, saved_cell(saved), interval_cell(saved)]
+        cells.append(verdict_cell(document, saved))
     else:
         cells += [""] * 5
     last = (calibration["brier"][-1], calibration["log_loss"][-1])

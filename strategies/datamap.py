@@ -115,7 +115,7 @@ def cut_offs(mean: Floats, variance: Floats, region: Positions) -> CutOffs:
 
 @needs("scores")
 def datamap_high_mean_low_variance(pool: Pool, n: int, rng: np.random.Generator) -> Selection:
-    """n pairs of prompts whose responses score well and alike, the paper's own choice.
+    """n pairs of prompts whose responses score high and alike, the paper's own choice.
 
     Prompts in drawn order, each with all its eligible pairs. Then low mean, which is the rest of
     the low variance, then high variance. The score is 3 for a pair of the region, 2 and 1 for the

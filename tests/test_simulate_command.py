@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from sklearn.isotonic import IsotonicRegression
 
 from annotator.cli import main
-from annotator.cli.simulate import DEFAULT_BUDGETS, DEFAULT_STRATEGIES, METRIC_NAMES
+from annotator.cli.simulate import DEFAULT_STRATEGIES, METRIC_NAMES
 from annotator.signals import embeddings
 from annotator.simulate import SimulationError, simulation
 from annotator.simulate.account import account
@@ -256,12 +256,18 @@ def test_a_file_without_labels_is_said(encoder: FakeEncoder, tmp_path: Path) -> 
 # Words, from documents made by hand.
 
 
-def document_of(**saved: Any) -> dict[str, Any]:
+def document_of(*, conclusive: bool = True, **saved: Any) -> dict[str, Any]:
     entry = {
         "target": 0.84, "reference_budget": 3200, "votes": 1400, "fraction": 0.5625, "low": 0.47,
-        "high": 0.63, "verdict": "saves", "at_least": False, "reached": 1.0, "overtaken": None,
+        "high": 0.63, "verdict": "saves", "at_least": False, "high_at_least": False,
+        "reached": 1.0, "overtaken": None,
     } | saved  # fmt: skip
-    return {"dataset": "debates", "budgets": [400, 3200], "saved": {"hybrid": entry}}
+    return {
+        "dataset": "debates",
+        "budgets": [400, 3200],
+        "saved": {"hybrid": entry},
+        "conclusive": conclusive,
+    }
 
 
 @pytest.mark.parametrize(
@@ -280,12 +286,31 @@ def document_of(**saved: Any) -> dict[str, Any]:
         (
             {"verdict": "no measurable difference", "fraction": 0.1, "low": -0.12, "high": 0.2},
             "On debates there is no measurable difference between `hybrid` and random choice "
-            "(saved: −12 to 20 %, 95 % interval).",
+            "(saved: −12 to 20 %, 95 % interval). Too few to tell: more prompts, more seeds or "
+            "smaller budgets would narrow it.",
         ),
         (
             {"verdict": "no measurable difference", "fraction": None, "low": None, "high": 0.2},
             "On debates there is no measurable difference between `hybrid` and random choice "
-            "(saved: at most 20 %, and it may cost votes; 95 % interval).",
+            "(saved: at most 20 %, and it may cost votes; 95 % interval). Too few to tell: more "
+            "prompts, more seeds or smaller budgets would narrow it.",
+        ),
+        (
+            {"verdict": "no measurable difference", "fraction": 0.0, "low": -0.1, "high": 0.1},
+            "On debates there is no measurable difference between `hybrid` and random choice "
+            "(saved: −10 to 10 %, 95 % interval).",
+        ),
+        (
+            {
+                "conclusive": False,
+                "verdict": "no measurable difference",
+                "fraction": 0.6,
+                "low": -0.1,
+                "high": 0.875,
+                "high_at_least": True,
+            },
+            "On debates no verdict can be given on `hybrid` (saved: −10 to 88 %, 95 % interval; "
+            "88 % is all that a smallest budget of 400 can show).",
         ),
         (
             {"verdict": "costs", "votes": None, "low": None, "high": -0.1, "overtaken": 1900},
@@ -324,7 +349,7 @@ def test_words_agree_with_the_document(tmp_path: Path) -> None:
 
 def test_the_defaults_can_be_replayed() -> None:
     strategies = tuple(DEFAULT_STRATEGIES.split(","))
-    request = checked(Request(strategies, tuple(map(int, DEFAULT_BUDGETS.split(","))), 1))
+    request = checked(Request(strategies, (), 1))
     assert request.strategies == strategies
 
 

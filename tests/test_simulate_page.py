@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +13,8 @@ import pytest
 
 from annotator.simulate.account import account
 from annotator.simulate.savings import NEITHER
-from annotator.simulate.simulation import METRICS, Request, simulate
+from annotator.simulate.simulation import METRICS, Request, simulate, usual_budgets
+from annotator.simulate.words import lines
 from tests.synthetic_world import ridge, synthetic_world
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,8 +63,9 @@ def test_a_page_is_made_of_the_json_alone(
     script.main()
     written = (tmp_path / "savings.md").read_text(encoding="utf-8")
     assert [line[3:] for line in written.splitlines() if line.startswith("## ")] == [
-        f"synthetic, {metric}, 2 seeds" for metric in METRICS
-    ]
+        "What was measured", *(f"synthetic, {metric}, 2 seeds" for metric in METRICS)
+    ]  # fmt: skip
+    assert written.count("[2 strategies, 2 seeds](#synthetic-") == len(METRICS)
     assert written.count("| `real-easy` |") == len(METRICS)
 
 
@@ -89,3 +92,36 @@ def test_few_seeds_or_prompts_give_no_verdict(tmp_path: Path) -> None:
         document = account(simulate(world, request, tmp_path / str(seeds), make_learner=ridge))
         assert document["saved"]["real-hard"]["verdict"] == NEITHER
         assert any(said in note and "no" in note for note in document["notes"])
+        assert not document["conclusive"]
+        assert "no verdict" in "\n".join(lines(document))
+
+
+def test_where_random_gets_no_better_there_is_no_verdict(tmp_path: Path) -> None:
+    """Votes at equal quality are noise where more votes do not help."""
+    world = synthetic_world(noise=200.0).world
+    request = Request(("real-easy",), (20, 40, 60), seeds=6, metric="reserved-accuracy")
+    document = account(simulate(world, request, tmp_path, make_learner=ridge))
+    assert not document["conclusive"]
+    assert any("no measurably better between 20 and 60" in note for note in document["notes"])
+    assert document["saved"]["real-easy"]["verdict"] == NEITHER
+
+
+@pytest.mark.parametrize(
+    ("n_pairs", "budgets"),
+    [(360, (22, 45, 90, 180)), (16_466, (400, 800, 1600, 3200)), (3, (1,)), (9, (1, 2, 4))],
+)
+def test_usual_budgets_double_up_to_half_of_the_pairs(
+    n_pairs: int, budgets: tuple[int, ...]
+) -> None:
+    assert usual_budgets(n_pairs) == budgets
+
+
+def test_budgets_beyond_the_pairs_are_said(tmp_path: Path) -> None:
+    world = synthetic_world().world
+    n = world.pool.n_pairs
+    request = Request(("real-easy",), (n // 2, n + 5), seeds=1)
+    document = account(simulate(world, request, tmp_path, make_learner=ridge))
+    assert any(f"beyond the {n:,} pairs" in note for note in document["notes"])
+    usual = account(simulate(world, replace(request, budgets=()), tmp_path, make_learner=ridge))
+    assert usual["budgets"] == list(usual_budgets(n))
+    assert not any("beyond the" in note for note in usual["notes"])

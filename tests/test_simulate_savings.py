@@ -136,6 +136,18 @@ def test_there_from_the_start_is_a_bound() -> None:
     found = saving(better, random, target_of(random))
     assert (found.votes, found.fraction) == pytest.approx((100, 0.875))
     assert found.at_least
+    assert found.high_at_least
+
+
+def test_an_upper_end_at_the_smallest_budget_is_a_bound() -> None:
+    """Where some replicates are there from the start, smaller budgets would have shown more."""
+    random = one([0.6, 0.7, 0.8, 0.9])
+    better = Curve(BUDGETS, np.array([[0.7, 0.8, 0.9, 0.95]] * 3 + [[0.91, 0.92, 0.93, 0.95]]))
+    found = saving(better, random, target_of(random))
+    assert (found.votes, found.fraction) == pytest.approx((400, 0.5))
+    assert (found.high, found.at_least, found.high_at_least) == (0.875, False, True)
+    within = saving(one([0.7, 0.8, 0.9, 0.95]), random, target_of(random))
+    assert not within.high_at_least
 
 
 def test_the_same_curve_is_no_difference() -> None:

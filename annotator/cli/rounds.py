@@ -21,6 +21,7 @@ from annotator.cli.base import (
 )
 
 if TYPE_CHECKING:
+    from annotator.candidates.catalog import Shown
     from annotator.rounds.batch import Batch, BatchRequest
     from annotator.rounds.sync import SyncReport
     from annotator.studio.client import Studio
@@ -267,14 +268,29 @@ def _preview(project: Project, batch: Batch) -> None:
     from annotator.candidates.catalog import shown_responses
 
     first = batch.picks[:PREVIEW_PAIRS]
-    shown = shown_responses(project.db, [pick.a_id for pick in first])
+    shown = shown_responses(project.db, [i for pick in first for i in (pick.a_id, pick.b_id)])
+    click.echo("  arm        score  prompt, and the two responses")
     for pick in first:
         score = "     -" if pick.score is None else f"{pick.score:6.3f}"
-        text = " ".join(shown[pick.a_id].messages[-1]["content"].split())
-        cut = text if len(text) <= PREVIEW_WIDTH else text[: PREVIEW_WIDTH - 1] + "…"
-        click.echo(f"  {pick.arm:<8} {score}  {cut}")
+        one, other = shown[pick.a_id], shown[pick.b_id]
+        click.echo(f"  {pick.arm:<8} {score}  {_start(one.messages[-1]['content'], PREVIEW_WIDTH)}")
+        half = PREVIEW_WIDTH // 2 - 2
+        click.echo(f"{'':19}{_named_start(one, half)} | {_named_start(other, half)}")
     if len(batch.picks) > len(first):
         click.echo(f"  … and {len(batch.picks) - len(first):,} more")
+    click.echo(
+        f"  score: what {batch.head.strategy} went by, higher being better; control pairs are drawn"
+    )
+
+
+def _named_start(response: Shown, width: int) -> str:
+    """The beginning of a response, behind the model that wrote it if that is known."""
+    return _start(f"{response.model}: {response.text}" if response.model else response.text, width)
+
+
+def _start(text: str, width: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _push_and_report(

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 METRIC_NAMES = ("pair-accuracy", "heldout-accuracy", "reserved-accuracy", "rank-correlation")
 ENDINGS = (".html", ".png")
 DEFAULT_STRATEGIES = "random,real-easy,hybrid"
-DEFAULT_BUDGETS = "200,400,800"
 
 
 def _names(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -28,7 +27,11 @@ def _names(_context: click.Context, _option: click.Parameter, value: str) -> tup
     return names
 
 
-def _numbers(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
+def _numbers(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[int, ...]:
+    if value is None:
+        return ()
     try:
         numbers = tuple(int(part.strip().replace("_", "")) for part in value.split(","))
     except ValueError:
@@ -63,11 +66,9 @@ def _known_ending(_context: click.Context, _option: click.Parameter, out: Path |
 )
 @click.option(
     "--budgets",
-    default=DEFAULT_BUDGETS,
-    show_default=True,
     metavar="N,...",
     callback=_numbers,
-    help="Votes at which the learner is measured.",
+    help="Votes at which the learner is measured.  [default: doubling up to half of the pairs]",
 )
 @click.option(
     "--seeds",

@@ -57,8 +57,11 @@ def account(done: Simulation, *, replicates: int = REPLICATES, seed: int = 0) ->
     if curves[RANDOM].monotone().mean[-1] < target[0] - ROUNDING:
         raise _out_of_reach(float(target[0]), curves[RANDOM])
     others = {name: c for name, c in curves.items() if name != RANDOM}
-    too_few = _too_few(done, measured[RANDOM][1])
-    conclusive = not too_few
+    why_not = [
+        *_too_few(done, measured[RANDOM][1]),
+        *_no_rise(done, curves[RANDOM], done.request.target is None),
+    ]
+    conclusive = not why_not
     saved = {
         name: saving(c, curves[RANDOM], target, conclusive=conclusive) for name, c in others.items()
     }
@@ -73,6 +76,7 @@ def account(done: Simulation, *, replicates: int = REPLICATES, seed: int = 0) ->
         "pairs_with_majority": _measured_pairs(done),
         "prompts": len(np.unique(done.world.pool.prompt_of_pair)),
         "control": done.plan.control,
+        "conclusive": conclusive,
         "batch": done.plan.batch,
         "strategies": {name: _curve_values(c) for name, c in curves.items()},
         "difference": {name: _difference(c, curves[RANDOM]) for name, c in others.items()},
@@ -85,7 +89,7 @@ def account(done: Simulation, *, replicates: int = REPLICATES, seed: int = 0) ->
         },
         "calibration": {name: _calibration(runs) for name, runs in done.runs.items()},
         "seconds": {name: _seconds(runs) for name, runs in done.runs.items()},
-        "notes": [*done.notes, *_notes(done), *too_few],
+        "notes": [*done.notes, *_notes(done, conclusive), *why_not],
     }
     return document
 
@@ -98,10 +102,10 @@ def _out_of_reach(target: float, reference: Curve) -> SimulationError:
     )
 
 
-def _notes(done: Simulation) -> list[str]:
+def _notes(done: Simulation, conclusive: bool) -> list[str]:
     notes = []
     n_verdicts = len(done.runs) - 1
-    if n_verdicts > MANY:
+    if conclusive and n_verdicts > MANY:
         notes.append(
             f"{n_verdicts} verdicts at {100 * LEVEL:.0f} %: of so many, one in "
             f"{round(1 / (1 - LEVEL))} may be chance."
@@ -132,6 +136,19 @@ def _too_few(done: Simulation, counts: Floats) -> list[str]:
     return [
         f"Intervals from {' and '.join(few)} are too narrow for a verdict, so none is given: it "
         f"takes {SEEDS_NEEDED} seeds and {PROMPTS_NEEDED} prompts."
+    ]
+
+
+def _no_rise(done: Simulation, reference: Curve, by_default: bool) -> list[str]:
+    """Why votes at equal quality say nothing, if more votes do not help the reference either."""
+    budgets = reference.budgets.tolist()
+    rise = reference.values[1:, [-1]] - reference.values[1:, [0]]
+    if not by_default or len(budgets) == 1 or percentiles(rise)[0][0] > 0:
+        return []
+    return [
+        f"Random choice itself gets no measurably better between {budgets[0]:,} and "
+        f"{budgets[-1]:,} votes, so "
+        "votes at equal quality say nothing here and no verdict is given: compare the qualities."
     ]
 
 

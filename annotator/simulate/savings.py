@@ -75,7 +75,8 @@ class Saving:
     `reference_votes` that the reference needs, `votes` that the strategy needs (None: more than
     its budgets go), `fraction` = 1 - votes / reference_votes. `low` and `high` are its interval;
     None: the replicates at that end do not reach the target, or reach it beyond all budgets.
-    `at_least`: the strategy is there with its smallest budget, so the fraction is a lower bound.
+    `at_least`: the strategy is there with its smallest budget, so the fraction is a lower bound;
+    `high_at_least`: the same of `high`, which smaller budgets would have moved further.
     `reached`: the share of replicates that reach the target. `overtaken`: where the strategy does
     not, the votes with which the reference has the most that the strategy reaches.
     """
@@ -88,6 +89,7 @@ class Saving:
     high: float | None
     verdict: str
     at_least: bool
+    high_at_least: bool
     reached: float
     overtaken: float | None
 
@@ -174,6 +176,7 @@ def saving(strategy: Curve, reference: Curve, target: Floats, *, conclusive: boo
     behind = mine.values[:, -1] < theirs.values[:, -1]
     fraction = _fraction(votes, needed, float(theirs.budgets[-1]), behind)
     low, high = (float(end[0]) for end in percentiles(fraction[1:, None]))
+    at_first = (votes <= mine.budgets[0]) & (needed > mine.budgets[0])
     return Saving(
         target=float(target[0]),
         reference_votes=float(needed[0]),
@@ -182,7 +185,8 @@ def saving(strategy: Curve, reference: Curve, target: Floats, *, conclusive: boo
         low=_finite(low),
         high=_finite(high),
         verdict=_verdict(low, high) if conclusive else NEITHER,
-        at_least=bool(votes[0] <= mine.budgets[0] < needed[0]),
+        at_least=bool(at_first[0]),
+        high_at_least=bool(np.any(at_first[1:] & (fraction[1:] >= high - ROUNDING))),
         reached=float(np.isfinite(votes[1:]).mean()),
         overtaken=None if np.isfinite(votes[0]) else _finite(overtaken[0]),
     )

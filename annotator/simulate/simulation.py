@@ -40,6 +40,7 @@ PAIR_ACCURACY, RANK_CORRELATION = "pair-accuracy", "rank-correlation"
 HELDOUT_ACCURACY, RESERVED_ACCURACY = "heldout-accuracy", "reserved-accuracy"
 METRICS = (PAIR_ACCURACY, HELDOUT_ACCURACY, RESERVED_ACCURACY, RANK_CORRELATION)
 SET_ASIDE = {HELDOUT_ACCURACY: PROMPTS, RESERVED_ACCURACY: VOTES}  # the others: nothing
+LARGEST_BUDGET = 3_200  # unless asked for another: a minute or two for each replay
 LARGEST_BATCH = 100  # as next-batch has it, unless asked for another
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -48,7 +49,10 @@ Runs = dict[str, list[Run]]  # by strategy, in the order of the seeds
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for. `batch` None: half of the first budget, at most 100."""
+    """What was asked for.
+
+    `budgets` empty: those of `usual_budgets`. `batch` None: half of the first budget, at most 100.
+    """
 
     strategies: tuple[str, ...]
     budgets: tuple[int, ...]
@@ -148,8 +152,9 @@ def _require_scores_matter(strategy: str) -> None:
 def _payable(world: World, request: Request) -> tuple[Request, list[str]]:
     """The same with budgets ascending and up to the votes there are, and what to say of it."""
     n_votes = votes_to_draw(world, request)
-    budgets = sorted(set(request.budgets))
-    if not budgets or budgets[0] < 1 or request.seeds < 1:
+    n_pairs = _pairs_to_ask(world, request)
+    budgets = sorted(set(request.budgets or usual_budgets(n_pairs)))
+    if budgets[0] < 1 or request.seeds < 1:
         raise SimulationError(
             f"budgets {budgets} and {request.seeds} seeds",
             expected="at least one budget of one vote or more, and one seed or more",
@@ -167,12 +172,34 @@ def _payable(world: World, request: Request) -> tuple[Request, list[str]]:
     if dropped := budgets[len(kept) :]:
         said = ", ".join(f"{budget:,}" for budget in dropped)
         notes.append(f"Left out: budgets of {said}; the set has {n_votes:,} votes to draw.")
+    if kept[-1] > n_pairs:
+        notes.append(
+            f"Budgets beyond the {n_pairs:,} pairs: each pair is asked once before any is asked "
+            "again, so there all strategies have asked the same."
+        )
     if request.seeds == 1:
         notes.append(
             "One seed: the intervals hold the luck of the prompts, not that of the draw; "
             "10 seeds show both."
         )
     return replace(request, budgets=kept), notes
+
+
+def usual_budgets(n_pairs: int) -> tuple[int, ...]:
+    """Budgets that double, up to half of the pairs and 3,200 votes: four, where there is room.
+
+    With all pairs asked all strategies are the same, so that budgets near their number tell little.
+    """
+    largest = min(LARGEST_BUDGET, max(1, n_pairs // 2))
+    return tuple(sorted({max(1, largest // part) for part in (8, 4, 2, 1)}))
+
+
+def _pairs_to_ask(world: World, request: Request) -> int:
+    """How many pairs every seed has to ask."""
+    set_aside = SET_ASIDE.get(request.metric)
+    if set_aside is None:
+        return world.pool.n_pairs
+    return min(ballots_of(world, set_aside, seed).pool().n_pairs for seed in range(request.seeds))
 
 
 def _suggested(n_votes: int) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from annotator.simulate.savings import COSTS, SAVES
+from annotator.simulate.savings import COSTS, NEITHER, SAVES
 
 Document = dict[str, Any]
 
+VOTES_ALONE = "votes alone"
+WORTH_KNOWING = 0.15  # a saving that a lead would want to know of
 SAVED_COLUMNS = ("at equal quality", "votes", "random", "saved", "95 %")
 MEASURES = {
     "pair-accuracy": "share of all pairs with a human majority that the model orders right",
@@ -34,10 +36,16 @@ def lines(document: Document) -> list[str]:
         *aligned(saved_rows(document)),
         "",
         *aligned(calibration_rows(document)),
-        *_section(document["notes"]),
+        *_section([*_legend(document), *document["notes"]]),
         "",
         *sentences(document),
     ]
+
+
+def _legend(document: Document) -> list[str]:
+    if not document["people_today"]:
+        return []
+    return [f"{VOTES_ALONE}: what people do today, random pairs and their votes as they are."]
 
 
 def _section(notes: Sequence[str]) -> list[str]:
@@ -64,7 +72,7 @@ def quality_rows(document: Document) -> list[list[str]]:
     if today := document["people_today"]:
         at = [today["budgets"].index(budget) for budget in budgets]
         ends = ("mean", "low", "high")
-        curves["votes alone"] = {end: [today[end][i] for i in at] for end in ends}
+        curves[VOTES_ALONE] = {end: [today[end][i] for i in at] for end in ends}
     for name, values in curves.items():
         cells = zip(values["mean"], values["low"], values["high"], strict=True)
         rows.append([name, *(f"{mean:.3f} ±{(high - low) / 2:.3f}" for mean, low, high in cells)])
@@ -85,10 +93,15 @@ def saved_rows(document: Document) -> list[list[str]]:
                 saved_cell(saved),
                 interval_cell(saved),
                 f"{gap['mean'][-1]:+.3f} [{gap['low'][-1]:+.3f}, {gap['high'][-1]:+.3f}]",
-                saved["verdict"],
+                verdict_cell(document, saved),
             ]
         )
     return rows
+
+
+def verdict_cell(document: Document, saved: Document) -> str:
+    """The verdict, where there can be one."""
+    return str(saved["verdict"]) if document["conclusive"] else "no verdict"
 
 
 def votes_cell(saved: Document, budgets: Sequence[int]) -> str:
@@ -110,9 +123,8 @@ def interval_cell(saved: Document) -> str:
     low, high = saved["low"], saved["high"]
     if low is None and high is None:
         return "not reached"
-    if low is None:
-        return f"up to {percent(high)}"
-    return f"{percent(low)} to {percent(high)}"
+    upper = f"{'≥ ' if saved['high_at_least'] else ''}{percent(high)}"
+    return f"up to {upper}" if low is None else f"{percent(low)} to {upper}"
 
 
 def calibration_rows(document: Document) -> list[list[str]]:
@@ -152,10 +164,19 @@ def saved_sentence(name: str, document: Document) -> str:
         )
     if saved["verdict"] == COSTS:
         return f"{where} `{name}` costs votes: {_cost(saved, document)}."
+    if not document["conclusive"]:
+        return f"{where} no verdict can be given on `{name}`{_open(saved, document)}."
     return (
         f"{where} there is no measurable difference between `{name}` and random choice"
-        f"{_open(saved)}."
+        f"{_open(saved, document)}.{_next_step(saved)}"
     )
+
+
+def _next_step(saved: Document) -> str:
+    """What would tell more, where the interval leaves much open."""
+    if saved["verdict"] != NEITHER or saved["high"] is None or saved["high"] < WORTH_KNOWING:
+        return ""
+    return " Too few to tell: more prompts, more seeds or smaller budgets would narrow it."
 
 
 def _cost(saved: Document, document: Document) -> str:
@@ -180,13 +201,19 @@ def _interval_of_cost(saved: Document) -> str:
     )
 
 
-def _open(saved: Document) -> str:
+def _open(saved: Document, document: Document) -> str:
     low, high = saved["low"], saved["high"]
     if low is None and high is None:
         return ""
+    beyond = (
+        f"; {percent(high)} % is all that a smallest budget of {document['budgets'][0]:,} can show"
+        if saved["high_at_least"]
+        else ""
+    )
     if low is None:
-        return f" (saved: at most {percent(high)} %, and it may cost votes; 95 % interval)"
-    return f" (saved: {percent(low)} to {percent(high)} %, 95 % interval)"
+        most = "up to" if beyond else "at most"
+        return f" (saved: {most} {percent(high)} %, and it may cost votes; 95 % interval{beyond})"
+    return f" (saved: {percent(low)} to {percent(high)} %, 95 % interval{beyond})"
 
 
 def _today_sentence(name: str, document: Document) -> str:
@@ -213,5 +240,5 @@ def tables(document: Document) -> dict[str, Any]:
         "quality": quality_rows(document),
         "saved": saved_rows(document),
         "calibration": calibration_rows(document),
-        "sentences": list(reversed(sentences(document))),
+        "sentences": sentences(document),
     }
