@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from annotator.candidates.identity import Message
+from annotator.store import integer_columns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,11 +43,8 @@ class Shown:
 
 def response_table(db: Database) -> ResponseTable:
     """All responses, in the order in which pools are built."""
-    import numpy as np
-
-    rows = db.execute("SELECT id, prompt_id FROM responses ORDER BY prompt_id, response_key")
-    table = np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
-    return ResponseTable(np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1]))
+    query = "SELECT id, prompt_id FROM responses ORDER BY prompt_id, response_key"
+    return ResponseTable(*integer_columns(db, query, 2))
 
 
 def response_keys(db: Database, response_ids: Iterable[int]) -> dict[int, str]:

@@ -31,12 +31,16 @@ if TYPE_CHECKING:
 # The same words in bf16 and in float32, or batched with others, differ by up to 5e-5.
 NEAR_DUPLICATES = 0.9995
 READ_AT_ONCE = 2000
+HEAD = 32  # entries of a vector that tell most pairs apart
+ROUNDING = 1e-4  # of a squared distance in float32, generously
+BLOCK_PAIRS = 8192
 
 
 def redundant_pairs(
     db: Database,
-    vectors: Vectors,
     response_ids: Positions,
+    text_of_response: Positions,
+    vectors: Vectors,
     prompt_of_response: Positions,
     pair_a: Positions,
     pair_b: Positions,
@@ -45,14 +49,18 @@ def redundant_pairs(
 ) -> Bools:
     """Which pairs need not be asked, (n_pairs,); none that was picked, none at threshold 1.
 
-    `response_ids` (n_responses,) are those of the vectors' rows; `pair_a`, `pair_b` positions of
-    them. `threshold` is the cosine from which two responses to a prompt are read.
+    `text_of_response` (n_responses,) numbers from 0, equal where texts are; `vectors`
+    (n_responses, d) of length 1; `pair_a`, `pair_b` positions of responses. `threshold` is the
+    cosine from which two responses to a prompt are read.
     """
     import numpy as np
 
-    if threshold >= 1.0:
+    if threshold >= 1.0 or not len(pair_a):
         return np.zeros(len(pair_a), dtype=np.bool_)
-    suspects = _suspects(db, vectors, response_ids, prompt_of_response, pair_a, pair_b, threshold)
+    near = _near(vectors, prompt_of_response, pair_a, pair_b, threshold)
+    suspect = np.bincount(text_of_response)[text_of_response] > 1
+    suspect[pair_a[near]] = suspect[pair_b[near]] = True
+    suspects = np.flatnonzero(suspect)
     texts = _read(db, response_ids[suspects].tolist())
     shown = [texts[i] for i in response_ids[suspects].tolist()]
     # A text that was not read is like no other: its number is its own.
@@ -73,28 +81,34 @@ def redundant_pairs(
     return redundant & ~picked
 
 
-def _suspects(
-    db: Database,
+def _near(
     vectors: Vectors,
-    response_ids: Positions,
     prompt_of_response: Positions,
     pair_a: Positions,
     pair_b: Positions,
     threshold: float,
 ) -> Positions:
-    """Positions of responses near another of their prompt, or whose very text stands elsewhere."""
+    """Positions of the pairs whose cosine is at least `threshold`.
+
+    Vectors are no nearer to each other than their first entries are, and nearly all pairs differ
+    enough in those: |x - y|^2 = |x|^2 + |y|^2 - 2 x.y.
+    """
     import numpy as np
 
+    from strategies.pool import LENGTH_TOLERANCE
     from strategies.within_prompt import cosines_of_pairs
 
-    near = cosines_of_pairs(vectors, prompt_of_response, pair_a, pair_b) >= threshold
-    query = """SELECT id FROM responses WHERE text_hash IN
-        (SELECT text_hash FROM responses GROUP BY text_hash HAVING count(*) > 1)"""
-    again = np.fromiter((row[0] for row in db.execute(query)), dtype=np.int64)
-    suspect = np.isin(response_ids, again)
-    suspect[pair_a[near]] = True
-    suspect[pair_b[near]] = True
-    return np.flatnonzero(suspect)
+    head = np.ascontiguousarray(vectors[:, :HEAD])
+    farthest = 2.0 * (1.0 + LENGTH_TOLERANCE) ** 2 - 2.0 * threshold + ROUNDING
+    maybe = []
+    for start in range(0, len(pair_a), BLOCK_PAIRS):
+        at = slice(start, start + BLOCK_PAIRS)
+        with np.errstate(over="ignore", invalid="ignore"):  # bad vectors are named by the pool
+            apart = head[pair_a[at]] - head[pair_b[at]]
+            maybe.append(start + np.flatnonzero(np.vecdot(apart, apart) <= farthest))
+    left = np.concatenate(maybe)
+    cosines = cosines_of_pairs(vectors, prompt_of_response, pair_a[left], pair_b[left])
+    return left[cosines >= threshold]
 
 
 def _read(db: Database, response_ids: list[int]) -> dict[int, tuple[str, str]]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annotator.candidates.catalog import response_table
 from annotator.errors import RoundError
 from annotator.rounds.duplicates import NEAR_DUPLICATES, redundant_pairs
-from annotator.signals.embeddings import response_vectors
+from annotator.signals.embeddings import vectors_in
+from annotator.signals.vector_rows import embedded_responses
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,22 +69,24 @@ def build_pool(
     from strategies.pool import Pool
     from strategies.within_prompt import all_pairs
 
-    table = response_table(db)
+    table = embedded_responses(db, database_path, encoder_id)
     if not len(table.response_ids):
         raise RoundError(
             "the database holds no candidates",
             expected="prompts with two or more responses",
             todo="run `annotator import FILE`",
         )
-    vectors = response_vectors(db, database_path, encoder_id, table.response_ids)
-    prompt_ids, prompt_of_response = np.unique(table.prompt_ids, return_inverse=True)
+    vectors = vectors_in(db, database_path, encoder_id, table.rows)
+    first = np.diff(table.prompt_ids, prepend=-1) != 0  # the prompts are in ascending order
+    prompt_ids, prompt_of_response = table.prompt_ids[first], np.cumsum(first) - 1
     pair_a, pair_b = all_pairs(prompt_of_response)
     picked = np.zeros(len(pair_a), dtype=np.bool_)
     picked[_picked_positions(db, table.response_ids, pair_a, pair_b)] = True
     redundant = redundant_pairs(
         db,
-        vectors,
         table.response_ids,
+        table.rows,
+        vectors,
         prompt_of_response,
         pair_a,
         pair_b,
@@ -115,7 +117,7 @@ def _picked_positions(
     picked = np.array(db.execute(query).fetchall(), dtype=np.int64).reshape(-1, 2)
     if not len(picked):
         return np.empty(0, dtype=np.int64)
-    order = np.argsort(response_ids)
+    order = np.argsort(response_ids, kind="stable")  # of sorted ids, which is the rule, at once
     a, b = order[np.searchsorted(response_ids, picked, sorter=order)].T
     n = np.int64(len(response_ids))
     # All pairs are sorted by (a, b), so one code per pair can be looked up by bisection.
