@@ -13,11 +13,11 @@ from annotator.preference.votes import Votes
 
 
 def features_of(
-    sizes: list[int], seed: int, dimension: int = 4, models: int = 3
+    sizes: list[int], seed: int, dimension: int = 4, models: int = 3, judges: int = 0
 ) -> ResponseFeatures:
     """Features of prompts with these numbers of responses, which stand in any order.
 
-    Who wrote a response is known of two in three.
+    Who wrote a response is known of two in three; judges leave out one in five.
     """
     rng = np.random.default_rng(seed)
     prompts = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
@@ -30,7 +30,16 @@ def features_of(
         prompts,
         rng.standard_normal((len(prompts), len(COVARIATES))).astype(np.float32),
         [names[i] for i in rng.integers(0, len(names), len(prompts))] if models else [],
+        scores_of_judges(len(prompts), judges, seed),
     )
+
+
+def scores_of_judges(n: int, judges: int, seed: int) -> np.ndarray:
+    """Scores on scales of their own, (n, judges), one in five NaN."""
+    rng = np.random.default_rng([seed, 1])
+    scores = rng.normal(10.0, 3.0, (n, judges)) * np.arange(1, judges + 1)
+    scores[rng.random(scores.shape) < 0.2] = np.nan
+    return scores
 
 
 @dataclass(frozen=True, eq=False)

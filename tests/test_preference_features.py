@@ -18,7 +18,7 @@ from annotator.preference.features import (
 from annotator.preference.votes import Votes, tally
 from strategies.pool import Pool
 from strategies.within_prompt import all_pairs
-from tests.preference_world import features_of, votes_at_random
+from tests.preference_world import features_of, scores_of_judges, votes_at_random
 from tests.test_strategies_contract import unit_vectors
 
 SIZES = [2, 5, 3, 20, 2, 4, 1, 7]
@@ -42,7 +42,8 @@ class TestFeatures:
         given = arrays(seed=seed)
         n = len(given["form"])
         models = [names[i] for i in np.random.default_rng(seed).integers(0, 3, n)]
-        features = response_features(**given, models=models)
+        judged = scores_of_judges(n, 3, seed)
+        features = response_features(**given, models=models, judged=judged)
         prompts, rows = features.prompt_of_response, features.rows(np.arange(n))
         for group in rows.values():
             # The mean over a prompt's pairs of the squared distance, prompts weighed by K - 1.
@@ -89,6 +90,39 @@ class TestFeatures:
         # One common model alone tells nobody apart.
         assert features.n_models == 0
         assert (features.model == -1).all()
+
+    def test_a_judge_s_scores_are_compared_within_prompts(self) -> None:
+        given = arrays()
+        prompts = given["prompt_of_response"]
+        judged = scores_of_judges(len(prompts), 2, 5)
+        features = response_features(**given, judged=judged)
+        rows = features.rows(np.arange(len(prompts)))["judge"]
+        assert features.sizes["judge"] == features.n_judges == 2
+        for judge in range(2):
+            scores, found = judged[:, judge], rows[:, judge]
+            known = np.isfinite(scores)
+            assert not found[~known].any()
+            expected = np.zeros(len(scores))
+            for prompt in np.unique(prompts):
+                its = known & (prompts == prompt)
+                if its.any():
+                    expected[its] = scores[its] - scores[its].mean()
+            ratio = found[known] / np.where(expected[known] == 0, 1.0, expected[known])
+            np.testing.assert_allclose(ratio[expected[known] != 0], ratio.max(), rtol=1e-4)
+            assert ratio.max() > 0
+
+    def test_a_judge_that_never_differs_says_nothing(self) -> None:
+        given = arrays()
+        n = len(given["form"])
+        features = response_features(
+            **given, judged=np.column_stack((np.ones(n), np.full(n, np.nan)))
+        )
+        assert not features.rows(np.arange(n))["judge"].any()
+
+    @pytest.mark.parametrize("judged", [np.ones(3), np.ones((3, 1)), np.full((44, 1), np.inf)])
+    def test_scores_that_cannot_be(self, judged: np.ndarray) -> None:
+        with pytest.raises(PreferenceError, match="judges' scores are of shape"):
+            response_features(**arrays(), judged=judged)
 
     def test_one_lone_response(self) -> None:
         features = response_features(**arrays([1]))

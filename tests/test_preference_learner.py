@@ -8,7 +8,7 @@ import choix
 import numpy as np
 import pytest
 
-from annotator.preference.features import ResponseFeatures
+from annotator.preference.features import COVARIATES, ResponseFeatures, response_features
 from annotator.preference.laplace import find_mode
 from annotator.preference.layout import Layout, Prior
 from annotator.preference.learner import FIRST_TUNING, Learner
@@ -191,8 +191,9 @@ class TestTuning:
             truth, rng = Truth.drawn(features, prior, model, seed), np.random.default_rng(seed)
             votes = tally(truth.votes(*pairs_at_random(features, 1500, rng), rng))
             setting = tuned(features, votes, default_setting(votes))
-            found.append([setting.model.tie, *vars(setting.prior).values()])
-        tie, response, product, form, _, own, _ = np.exp(np.log(found).mean(axis=0))
+            of = setting.prior
+            found.append([setting.model.tie, of.response, of.product, of.form, of.own])
+        tie, response, product, form, own = np.exp(np.log(found).mean(axis=0))
         assert tie == pytest.approx(1.2, rel=0.25)
         assert 1.0 < response < 6.0  # six times the largest of the others
         assert product < 0.15
@@ -320,3 +321,33 @@ def test_no_votes_and_no_features_to_speak_of() -> None:
     assert posterior.preferred(np.array([0]), np.array([1])) == pytest.approx(0.5)
     after = Learner(features).learn(Votes(*np.array([[0, 1, 1]]).T))
     assert after.preferred(np.array([0]), np.array([1]))[0] > 0.55
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_votes_show_how_far_to_believe_a_judge(right: bool) -> None:
+    """Who sees the rewards is followed beyond what was voted on, who guesses is not."""
+    features = features_of([4] * 80, seed=2, models=0)
+    rng = np.random.default_rng(3)
+    reward = rng.standard_normal(features.n_responses)
+    told = reward + 0.3 * rng.standard_normal(len(reward)) if right else rng.permutation(reward)
+    told[rng.random(len(told)) < 0.1] = np.nan
+    judged = response_features(
+        features.vectors,
+        features.prompt_vectors,
+        features.prompt_of_response,
+        features.form[:, : len(COVARIATES)],
+        judged=told[:, None],
+    )
+    a, b = all_pairs(features.prompt_of_response)
+    cast = rng.permutation(len(a))[:120]
+    grade = np.sign(reward[a] - reward[b] + 0.3 * rng.logistic(size=len(a))).astype(np.int64)
+    votes = Votes(a[cast], b[cast], grade[cast])
+    others = np.setdiff1d(np.arange(len(a)), cast)
+    right_of = {}
+    for name, known in (("judged", judged), ("alone", features)):
+        margin = Learner(known).learn(votes).differences(a[others], b[others]).mean
+        right_of[name] = np.mean((margin > 0) == (reward[a[others]] > reward[b[others]]))
+    if right:
+        assert right_of["judged"] > right_of["alone"] + 0.15
+    else:
+        assert right_of["judged"] == pytest.approx(right_of["alone"], abs=0.05)

@@ -118,7 +118,7 @@ CASES = {
 @pytest.fixture(params=CASES, scope="module")
 def case(request: pytest.FixtureRequest) -> tuple[ResponseFeatures, Votes, Posterior, Dense]:
     how, model = CASES[request.param]
-    features = features_of(SIZES, seed=1)
+    features = features_of(SIZES, seed=1, judges=2)
     votes = votes_at_random(features, 70, seed=2, **how)
     posterior = fit_posterior(features, tally(votes), PRIOR, model)
     return features, votes, posterior, dense(features, votes, PRIOR, model)
@@ -177,7 +177,7 @@ def test_pairs_covary_as_in_the_dense_model(
 
 
 class TestInvariance:
-    FEATURES = features_of(SIZES, seed=3)
+    FEATURES = features_of(SIZES, seed=3, judges=2)
     VOTES = votes_at_random(FEATURES, 60, seed=4, strengths=True, lapses=(0.05, 0.2))
     MODEL = VoteModel(0.4, 1.2)
 
@@ -241,7 +241,7 @@ class TestInvariance:
 
 
 class TestSomeResponses:
-    FEATURES = features_of(SIZES, seed=5)
+    FEATURES = features_of(SIZES, seed=5, judges=1)
     VOTES = votes_at_random(FEATURES, 60, seed=6)
 
     def fitted(self) -> Posterior:

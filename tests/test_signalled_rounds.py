@@ -13,7 +13,9 @@ from annotator.rounds import signalled
 from annotator.rounds.batch import Batch, BatchRequest, choose_and_record
 from annotator.rounds.pool import build_pool
 from annotator.rounds.signalled import SignalledStrategy, sampled_prompts
+from annotator.signals.datamap import build_map
 from annotator.signals.embeddings import embed_missing
+from annotator.signals.scores import record_judged
 from annotator.store import writing
 from strategies import STRATEGIES
 from strategies.pool import Pool, Selection, needs, signals_needed
@@ -197,6 +199,27 @@ def test_a_round_says_what_it_learned_from(world: World) -> None:
     pool = world.choose(5).head.pool
     assert (pool["n_votes"], pool["n_looked_at"]) == (4, 39 - 4 - 1)
     assert pool["setting"]["prior"]["own"] > 0 and pool["learner"] >= 1
+
+
+def test_the_scores_of_the_newest_map_are_told_to_the_learner(world: World) -> None:
+    """A judge whose map was made last is among the features, and the round says so."""
+    world.choose(10)
+    world.answer("a_better")
+    before = world.choose(5)
+    assert "scores" not in before.head.pool
+    ids = [i for (i,) in world.db.execute("SELECT id FROM responses ORDER BY id")]
+    with writing(world.db):
+        record_judged(
+            world.db, "judge:rubric:m@h:helpful:1", np.array(ids[1:]),
+            np.linspace(1, 5, len(ids) - 1), np.zeros(len(ids) - 1),
+        )  # fmt: skip
+    build_map(world.db, world.path, None, "judge:rubric:m@h:helpful:1")
+    judged = world.choose(5)
+    assert judged.head.pool["scores"] == "judge:rubric:m@h:helpful:1"
+    with_judge = shown_to(world, "posterior")
+    build_map(world.db, world.path, world.encoder_id)  # peer agreement again
+    without = shown_to(world, "posterior")
+    assert not np.allclose(with_judge.signal("pair_variance"), without.signal("pair_variance"))
 
 
 def test_needs_are_read_from_the_strategy() -> None:

@@ -358,7 +358,9 @@ def test_maps_of_several_judges_are_compared(encoder: FakeEncoder, small_learner
     rows = [prompt_row(i, rng, ("human",)) for i in range(12)]
     for row in rows:
         for n, response in enumerate(row["responses"]):
-            response["scores"] = {"llm:one": float(rng.random()), "llm:two": float(n)}
+            response["scores"] = {
+                "llm:one": float(rng.random()), "llm:two": float(n), "human:1": 3.0
+            }  # fmt: skip
     path = Path("judged.jsonl")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     names = [f"datamap-low-mean@{judge}" for judge in ("llm:one", "llm:two", "llm:*")]
@@ -372,6 +374,13 @@ def test_maps_of_several_judges_are_compared(encoder: FakeEncoder, small_learner
     assert sorted(world.scores["llm:two"]) == twos
     means = sorted((scores["llm:one"] + scores["llm:two"]) / 2 for scores in both.values())
     assert sorted(world.scores["llm:*"]) == pytest.approx(means)
+    told = run(path, *arguments[:4], *SMALL[-2:], "--scores", "llm:*", "--json", "-")
+    assert json.loads(told.stdout)["judge"] == "llm:*"
+    judge = load_world([path], Path("cache"), encoder="x", judge="llm:two").features
+    assert judge.n_judges == 1 and world.features.n_judges == 0
+    of_people = run(path, *arguments[:4], "--scores", "human:1")
+    assert of_people.exit_code == 1 and "human:1" in of_people.stderr
+    assert "before anybody is asked" in of_people.stderr
     unknown = run(path, *arguments[:4], "--strategies", "datamap-low-mean@llm:three")
     assert unknown.exit_code == 1
     assert "llm:three" in unknown.stderr and "llm:one, llm:two" in unknown.stderr

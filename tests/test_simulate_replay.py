@@ -326,7 +326,7 @@ def test_what_cannot_be_replayed_is_said_before_anything_runs(tmp_path: Path) ->
     for request, error, said in [
         (replace(good, strategies=("real-eazy",)), UnknownStrategy, "real-eazy"),
         (replace(good, metric="accuracy"), SimulationError, "no metric"),
-        (replace(good, budgets=()), SimulationError, "budgets"),
+        (replace(good, budgets=(0, 5)), SimulationError, "budgets"),
         (replace(good, budgets=(5000, 9000)), SimulationError, "5,000 votes, and the set has 185"),
     ]:
         with pytest.raises(error, match=said):

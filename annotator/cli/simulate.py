@@ -85,6 +85,13 @@ def _known_ending(_context: click.Context, _option: click.Parameter, out: Path |
     help="What quality is; see above.",
 )
 @click.option(
+    "--scores",
+    "judge",
+    metavar="NAME",
+    help="Judges' scores in the files, as llm:NAME or 'llm:*' for their mean: the learner is told "
+    "them, and data maps are made of them.  [default: none]",
+)
+@click.option(
     "--target",
     type=float,
     help="Quality at which votes are compared.  [default: what random reaches with the most votes]",
@@ -128,6 +135,7 @@ def simulate(
     budgets: tuple[int, ...],
     seeds: int,
     metric: str,
+    judge: str | None,
     target: float | None,
     control: float,
     batch: int | None,
@@ -165,6 +173,7 @@ def simulate(
         precision=encoder.precision,
         format=format_,
         scores=scores_named(request),
+        judge=judge,
     )
     document = account(replay_all(world, request, cache))
     _write(document, json_out, plot)

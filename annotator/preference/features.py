@@ -3,10 +3,11 @@
 Groups: the response's embedding; its product, entry by entry, with the prompt's embedding, so that
 a weight can mean "this topic asks for that"; covariates of form and place, that is length and
 format, the cosine with the prompt, and peer agreement, which the data map goes by where no judge
-has spoken; and which model wrote it, where candidates say so: a model that won elsewhere is likely
-to win here. Only differences between responses to one prompt ever matter, so every group is scaled
-such that the mean squared difference of two responses to one prompt is 1: a prior variance then
-means the same for every encoder and every data set.
+has spoken; which model wrote it, where candidates say so: a model that won elsewhere is likely to
+win here; and what judges say of it, where any were asked: votes show how far to believe them. Only
+differences between responses to one prompt ever matter, so every group is scaled such that the mean
+squared difference of two responses to one prompt is 1: a prior variance then means the same for
+every encoder and every data set.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from annotator.errors import PreferenceError
 from strategies.within_prompt import Floats, Positions, Vectors, peer_agreement
 
-GROUPS = ("response", "product", "form", "model")
+GROUPS = ("response", "product", "form", "model", "judge")
 COVARIATES = (
     "log characters", "log words", "line breaks", "commas", "full stops", "questions",
     "capitals", "word length",
@@ -34,7 +35,8 @@ class ResponseFeatures:
 
     `vectors` (n, d) and `prompt_vectors` (n_prompts, d) may be memmaps; `form` (n, 10) covariates;
     `model` (n,) the number of the model that wrote each, of `n_models`, -1 where nobody knows;
-    `scale` of each group.
+    `judged` (n, n_judges) each judge's score, less the mean of its scores in the prompt; `scale` of
+    each group.
     """
 
     vectors: Vectors
@@ -43,6 +45,7 @@ class ResponseFeatures:
     form: Vectors
     model: Positions
     n_models: int
+    judged: Vectors
     scale: Mapping[str, float]
 
     @property
@@ -50,7 +53,18 @@ class ResponseFeatures:
         """How many features each group has."""
         d = self.vectors.shape[1]
         form = self.form.shape[1]
-        return {"response": d, "product": d, "form": form, "model": self.n_models}
+        return {
+            "response": d,
+            "product": d,
+            "form": form,
+            "model": self.n_models,
+            "judge": self.n_judges,
+        }
+
+    @property
+    def n_judges(self) -> int:
+        """How many judges have scored these responses."""
+        return self.judged.shape[1]
 
     def rows(self, positions: Positions) -> dict[str, Floats]:
         """The scaled features of these responses, by group (m, size)."""
@@ -62,6 +76,7 @@ class ResponseFeatures:
             "product": vectors * topic * self.scale["product"],
             "form": form * self.scale["form"],
             "model": self._model_indicators(positions) * self.scale["model"],
+            "judge": self.judged[positions].astype(np.float64) * self.scale["judge"],
         }
 
     def _model_indicators(self, positions: Positions) -> Floats:
@@ -83,20 +98,24 @@ def response_features(
     prompt_of_response: Positions,
     form: Vectors,
     models: Sequence[str | None] = (),
+    judged: Floats | None = None,
 ) -> ResponseFeatures:
     """The features of these responses, each group scaled by what it does within prompts.
 
     `vectors` (n, d) and `prompt_vectors` (n_prompts, d) of length 1, `form` (n, 8) covariates as
     form_covariates gives them, `models` who wrote each response, empty or None where nobody knows;
-    of more than 256 models those that wrote most count. Scales come from at most 20,000 responses,
-    spread evenly. Raises PreferenceError where a number is not finite or the shapes do not fit.
+    of more than 256 models those that wrote most count; `judged` (n, n_judges) judges' scores, NaN
+    where one gave none, which then counts as its mean in the prompt. Scales come from at most
+    20,000 responses, spread evenly. Raises PreferenceError where a number is not finite or the
+    shapes do not fit.
     """
     _check(vectors, prompt_vectors, prompt_of_response, form, models)
+    scores = _scores_within_prompts(judged, prompt_of_response)
     form = np.column_stack((form, _place(vectors, prompt_vectors, prompt_of_response)))
     model, n_models = _model_numbers(models, prompt_of_response)
     unit = dict.fromkeys(GROUPS, 1.0)
     unscaled = ResponseFeatures(
-        vectors, prompt_vectors, prompt_of_response, form, model, n_models, unit
+        vectors, prompt_vectors, prompt_of_response, form, model, n_models, scores, unit
     )
     sample = _whole_prompts(prompt_of_response)
     prompts = prompt_of_response[sample]
@@ -104,7 +123,7 @@ def response_features(
     groups = {**unscaled.rows(sample), "form": form[sample].astype(np.float64)}
     scale = {name: 1.0 / _typical_difference(group, prompts) for name, group in groups.items()}
     return ResponseFeatures(
-        vectors, prompt_vectors, prompt_of_response, form, model, n_models, scale
+        vectors, prompt_vectors, prompt_of_response, form, model, n_models, scores, scale
     )
 
 
@@ -147,6 +166,30 @@ def _place(vectors: Vectors, prompt_vectors: Vectors, prompt_of_response: Positi
         )
     place[:, 1] = np.nan_to_num(peer_agreement(vectors, prompt_of_response))
     return place
+
+
+def _scores_within_prompts(judged: Floats | None, prompt_of_response: Positions) -> Vectors:
+    """Each judge's scores less their mean in the prompt, in deviations of that, (n, n_judges).
+
+    0 where there is no score: no reason to put the response above or below the others.
+    """
+    n = len(prompt_of_response)
+    if judged is None or not n:
+        return np.zeros((n, 0), dtype=np.float32)
+    if judged.ndim != 2 or len(judged) != n or np.isinf(judged).any():
+        raise PreferenceError(
+            f"judges' scores are of shape {judged.shape}, and {np.isinf(judged).sum()} infinite",
+            expected=f"finite scores or NaN, a row for each of {n} responses",
+        )
+    known = np.isfinite(judged)
+    totals = np.zeros((2, int(prompt_of_response.max()) + 1, judged.shape[1]))
+    np.add.at(totals[0], prompt_of_response, np.where(known, judged, 0.0))
+    np.add.at(totals[1], prompt_of_response, known)
+    mean = totals[0] / np.maximum(totals[1], 1.0)
+    centred = np.where(known, judged - mean[prompt_of_response], 0.0)
+    deviation = np.sqrt((centred**2).sum(axis=0) / np.maximum(1, known.sum(axis=0)))
+    scaled: Vectors = (centred / np.where(deviation > 1e-12, deviation, 1.0)).astype(np.float32)
+    return scaled
 
 
 def _model_numbers(

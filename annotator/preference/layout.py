@@ -26,14 +26,16 @@ BLOCK_ROWS = 1024  # rows of features in a block, about: 6 MB
 class Prior:
     """Prior variances of reward differences.
 
-    `response`, `product`, `form`, `model`: what each feature group gives to the difference of two
-    typical responses to one prompt. `own`: of each response's own term. `pair`: of the pair's.
+    `response`, `product`, `form`, `model`, `judge`: what each feature group gives to the difference
+    of two typical responses to one prompt. `own`: of each response's own term. `pair`: of the
+    pair's.
     """
 
     response: float = 0.6
     product: float = 0.2
     form: float = 0.4
     model: float = 0.5
+    judge: float = 0.5
     own: float = 0.6
     pair: float = 0.5
 

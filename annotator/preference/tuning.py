@@ -94,6 +94,7 @@ def tuned(
 def _names(features: ResponseFeatures, setting: Setting) -> list[str]:
     names = ["own", "response", "product", "form"]
     names += ["model"] if features.n_models else []
+    names += ["judge"] if features.n_judges else []
     names += ["tie"] if setting.model.much is None else ["tie", "gap"]
     return names
 

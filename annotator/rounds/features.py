@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
     from annotator.preference.features import ResponseFeatures
-    from strategies.within_prompt import Positions, Vectors
+    from strategies.within_prompt import Floats, Positions, Vectors
 
 
 def features_of(
@@ -25,10 +25,12 @@ def features_of(
     prompt_ids: NDArray[np.int64],
     vectors: Vectors,
     prompt_of_response: Positions,
+    judged: Floats | None = None,
 ) -> ResponseFeatures:
     """The features of these responses (n,), whose vectors (n, d) the caller has read.
 
-    `prompt_of_response` (n,) positions in `prompt_ids` (n_prompts,). Raises EncoderError if a
+    `prompt_of_response` (n,) positions in `prompt_ids` (n_prompts,), `judged` (n, n_judges) what
+    judges say of them, NaN where nothing. Raises EncoderError if a
     prompt has no vector, PreferenceError where a number is not finite.
     """
     from annotator.preference.features import form_covariates, response_features
@@ -40,4 +42,5 @@ def features_of(
         prompt_of_response,
         form_covariates(texts),
         models,
+        judged,
     )

@@ -87,6 +87,7 @@ class SignalledStrategy:
             self._candidates.prompt_ids[part.prompts],
             part.pool.response_vectors,
             part.pool.prompt_of_response,
+            self._judged(part),
         )
         learner = Learner(features)
         with progress_bar(len(cast), "learn", "votes") as advance:
@@ -97,6 +98,22 @@ class SignalledStrategy:
         if "policy" in self._needed:
             pool = with_reward_head(pool, posterior, cast, votes.control)
         return pool
+
+    def _judged(self, part: PoolPart) -> Floats | None:
+        """The scores that the newest map was made of, (n, 1), if a judge or the data gave them.
+
+        Peer agreement is among the features as it is.
+        """
+        from annotator.signals.datamap import newest_map
+        from annotator.signals.scores import PEER_AGREEMENT, scores_by
+
+        build = newest_map(self._db)
+        if build is None or build.method == PEER_AGREEMENT:
+            return None
+        self.learned |= {"scores": build.method}
+        return scores_by(self._db, build.method, self._candidates.response_ids[part.responses])[
+            :, None
+        ]
 
     def _cast(self, part: PoolPart, votes: CountedVotes) -> Votes:
         from annotator.preference.laplace import places_of

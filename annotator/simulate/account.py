@@ -76,6 +76,7 @@ def account(done: Simulation, *, replicates: int = REPLICATES, seed: int = 0) ->
         "pairs_with_majority": _measured_pairs(done),
         "prompts": len(np.unique(done.world.pool.prompt_of_pair)),
         "control": done.plan.control,
+        "judge": done.world.judge,
         "conclusive": conclusive,
         "batch": done.plan.batch,
         "strategies": {name: _curve_values(c) for name, c in curves.items()},

@@ -115,6 +115,7 @@ def replay(
     Raises SimulationError if the set has fewer votes than the last budget, UnknownStrategy.
     """
     name, scores = parted(strategy)
+    scores = scores or world.judge
     choose = strategy_named(name)
     ballots, measured = _prepared(world, plan, seed)
     ballots.require(plan.budgets[-1])

@@ -43,7 +43,7 @@ class RunStore:
 
     `learner` names what is learnt with, `code` is the hash of what a replay runs through: taken
     once, so that all processes of a simulation agree. `scores` are the hashes, by name, of the
-    scores that strategies go by.
+    scores that strategies go by, `judge` the name of those they go by unless they name others.
     """
 
     folder: Path
@@ -52,6 +52,7 @@ class RunStore:
     learner: str
     code: str = field(default_factory=lambda: code_fingerprint())
     scores: Mapping[str, str] = field(default_factory=dict)
+    judge: str | None = None
 
     def load(self, strategy: str, seed: int) -> Run | None:
         """That run, or None if it is not finished. A damaged file counts as none."""
@@ -89,7 +90,7 @@ class RunStore:
             "code": self.code,
             "numpy": np.__version__,
         }
-        if scores := parted(strategy)[1]:
+        if scores := parted(strategy)[1] or self.judge:
             determined_by["scores"] = self.scores[scores]
         name = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:32]
         return self.folder / f"{name}.npz"

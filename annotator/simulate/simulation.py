@@ -103,6 +103,7 @@ def simulate(
         plan,
         make_learner.__qualname__,
         scores={name: world.fingerprint_of_scores(name) for name in world.scores},
+        judge=world.judge,
     )
     wanted = [(name, seed) for seed in range(request.seeds) for name in request.strategies]
     missing = [run for run in wanted if store.load(*run) is None]

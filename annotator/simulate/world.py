@@ -48,7 +48,8 @@ class World:
       measure it on scales of their own.
     - `n_refused`: rows of the files that `import` refused.
     - `scores`: by name or pattern those judges' scores of each response that the files brought,
-      (n_responses,), NaN where there is none; of several judges their mean.
+      (n_responses,), NaN where there is none; of several judges their mean. `judge` is the name of
+      those that the learner is told as well, and data maps are made of unless another is named.
     """
 
     dataset: str
@@ -58,6 +59,7 @@ class World:
     vote_grade: Positions
     n_refused: int = 0
     scores: Mapping[str, Floats] = field(default_factory=dict)
+    judge: str | None = None
 
     @property
     def n_votes(self) -> int:
@@ -92,14 +94,15 @@ def load_world(
     precision: str = "auto",
     format: str | None = None,
     scores: Sequence[str] = (),
+    judge: str | None = None,
 ) -> World:
     """The labelled set in these files, imported and embedded unless `cache` holds it already.
 
     `format` as in `import_files`. Human votes count; where there are none, those of the kind
     `objective`, gold labels, are the votes. `scores` names judges whose scores the files brought,
-    `llm:*` for the mean of several. Raises SimulationError if the files carry no votes, ScoreError
-    if nobody of that name scored, CandidateError, UnknownFormat or EncoderError as `import` and
-    `embed` do.
+    `llm:*` for the mean of several; `judge` in the same way those that the learner is told. Raises
+    SimulationError if the files carry no votes, ScoreError if nobody of that name scored,
+    CandidateError, UnknownFormat or EncoderError as `import` and `embed` do.
     """
     folder = cache / "sets" / _files_key(paths, format)
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +113,7 @@ def load_world(
             n_refused = _import_once(db, paths, folder, format)
             labels = _labels(db)
             encoder_id = ensure_embedded(db, path, encoder, precision).encoder_id
-            world = _world(db, path, encoder_id, labels, scores)
+            world = _world(db, path, encoder_id, labels, scores, judge)
             return replace(world, n_refused=n_refused)
         finally:
             db.close()
@@ -193,19 +196,38 @@ def _world(
     encoder_id: int,
     labels: npt.NDArray[np.int64],
     scores: Sequence[str],
+    judge: str | None,
 ) -> World:
     table = response_table(db)
-    by_name = {name: scores_in_data(db, [name], table.response_ids).mean() for name in scores}
-    features = _features(db, path, encoder_id, table)
+    by_name = _judges_scores(db, table, (*scores, *([judge] if judge else [])))
+    judged = by_name[judge][:, None] if judge else None
+    features = _features(db, path, encoder_id, table, judged)
     order = np.argsort(table.response_ids)
     first, second = order[np.searchsorted(table.response_ids, labels[:, :2].T, sorter=order)]
     names = [name for (name,) in db.execute("SELECT DISTINCT dataset FROM prompts ORDER BY 1")]
     world = world_of(" + ".join(names), features, (first, second, labels[:, 2]))
-    return replace(world, scores=by_name)
+    return replace(world, scores=by_name, judge=judge)
 
 
-def _features(db: Database, path: Path, encoder_id: int, table: ResponseTable) -> ResponseFeatures:
+def _judges_scores(db: Database, table: ResponseTable, names: Sequence[str]) -> dict[str, Floats]:
+    """The mean scores under each of these names or patterns, (n_responses,)."""
+    found = {name: scores_in_data(db, [name], table.response_ids) for name in dict.fromkeys(names)}
+    for name, panel in found.items():
+        if of_people := [n for n in panel.names if n.startswith("human")]:
+            raise SimulationError(
+                f"{name!r} names scores that people gave: {', '.join(of_people)}",
+                expected="scores that can be had before anybody is asked",
+                todo="name a judge, such as 'llm:*'",
+            )
+    return {name: panel.mean() for name, panel in found.items()}
+
+
+def _features(
+    db: Database, path: Path, encoder_id: int, table: ResponseTable, judged: Floats | None
+) -> ResponseFeatures:
     prompt_ids, prompt_of_response = np.unique(table.prompt_ids, return_inverse=True)
     vectors = response_vectors(db, path, encoder_id, table.response_ids)
     prompts = prompt_of_response.astype(np.int64)
-    return features_of(db, path, encoder_id, table.response_ids, prompt_ids, vectors, prompts)
+    return features_of(
+        db, path, encoder_id, table.response_ids, prompt_ids, vectors, prompts, judged
+    )
