@@ -80,6 +80,77 @@ class RoundSettings(_Section):
     )
 
 
+class JudgeSettings(_Section):
+    """Who scores the responses. Its API key comes from OPENAI_API_KEY, never from here."""
+
+    route: str = Field(
+        "rubric",
+        pattern="^(rubric|reference|pairwise|reward-model|peer|data)$",
+        description="rubric, reference, pairwise, reward-model, peer or data: see "
+        "`annotator judge --help`.",
+    )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="The judge's name at its server; for reward-model the model's folder.",
+    )
+    base_url: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="Any server that speaks the OpenAI API, such as http://localhost:11434/v1. "
+        "Empty: api.openai.com. OPENAI_BASE_URL goes first.",
+    )
+    rubric: str = Field(
+        "helpful", min_length=1, description="A rubric that comes along, or the path of a file."
+    )
+    uncertainty: str = Field(
+        "logprobs",
+        pattern="^(logprobs|samples|none)$",
+        description="Where a grade's mean and variance come from. none: the grade as written.",
+    )
+    samples: Annotated[int, Field(ge=2, le=64)] = Field(
+        8, description="Answers asked for each grade where uncertainty is samples."
+    )
+    thinking: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        0,
+        description="For a reasoning model: how many tokens it may think before each answer, "
+        "beside the answer's own.",
+    )
+    similarity: str = Field(
+        "cosine",
+        pattern="^(cosine|rouge-l)$",
+        description="What the route reference compares a response and the reference by.",
+    )
+    opponents: Annotated[int, Field(ge=2, le=1000)] = Field(
+        4,
+        description="How many others each response meets on the route pairwise, where a prompt has "
+        "more than five; up to five, every pair is judged.",
+    )
+    scores: str | None = Field(
+        None, min_length=1, description="For the route data: the score that came with the data."
+    )
+    max_cost: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="US dollars that this project may spend on judging, all runs together."
+    )
+    prices: str | None = Field(
+        None, min_length=1, description="Your own price table (TOML), before the one that ships."
+    )
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(
+        32, description="Calls under way at once, at most; fewer while the server is busy."
+    )
+    timeout: Annotated[float, Field(gt=0, le=3600)] = Field(
+        60.0, description="Seconds for one call, from sending to the last byte."
+    )
+    retries: Annotated[int, Field(ge=0, le=100)] = Field(
+        5, description="How often a call that fails is tried again within one run."
+    )
+    mode: str = Field(
+        "live",
+        pattern="^(live|batch)$",
+        description="batch: by the Batch API, cheaper and within a day.",
+    )
+
+
 class StudioSettings(_Section):
     """Where Label Studio is. Its API key comes from LABEL_STUDIO_API_KEY, never from here."""
 
@@ -99,12 +170,16 @@ class Settings(_Section):
 
     project: ProjectSettings = Field(default_factory=ProjectSettings)
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    judge: JudgeSettings = Field(default_factory=JudgeSettings)
     round: RoundSettings = Field(default_factory=RoundSettings)
     studio: StudioSettings = Field(default_factory=StudioSettings)
 
 
 # Names that people know from elsewhere; every other setting is ANNOTATOR_SECTION_FIELD.
-_FAMILIAR = {"LABEL_STUDIO_URL": ("studio", "url")}
+_FAMILIAR = {
+    "LABEL_STUDIO_URL": ("studio", "url"),
+    "OPENAI_BASE_URL": ("judge", "base_url"),
+}
 
 
 def environment_names() -> dict[str, tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Checks that a person can act on: database, vectors, encoder, Label Studio."""
+"""Checks that a person can act on: database, vectors, encoder, judge, Label Studio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from annotator.studio.screen import config_xml, task_data
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-    from annotator.config import Settings
+    from annotator.config import JudgeSettings, Settings
     from annotator.studio.client import Studio
 
 # What must hold after every kill, full disk and lost connection: a query that finds offenders.
@@ -55,6 +55,7 @@ def examine(db: Database, path: Path, settings: Settings, *, offline: bool) -> l
         ("invariants", lambda: _invariants(db)),
         ("encoder", lambda: _encoder(settings)),
         ("strategy", lambda: _strategy(settings)),
+        ("judge", lambda: _judge(db, path, settings.judge, offline=offline)),
     ]
     findings = [_run(what, check) for what, check in checks]
     return findings if offline else [*findings, *_studio(settings)]
@@ -104,6 +105,68 @@ def _strategy(settings: Settings) -> str:
     except StrategyError as error:
         raise AnnotatorError(error.found, todo=error.todo) from error
     return settings.round.strategy
+
+
+def _judge(db: Database, path: Path, judge: JudgeSettings, *, offline: bool) -> str:
+    """What is known of the configured judge; nothing is asked that could be billed.
+
+    Raises AnnotatorError where it cannot be reached, or its key or folder is missing.
+    """
+    if judge.route in ("peer", "data") or judge.model is None:
+        return f"no model judges: {judge.scores if judge.route == 'data' else 'peer agreement'}"
+    if judge.route == "reward-model":
+        return _reward_model_folder(path.parent, judge.model)
+    from annotator.signals.judges.capabilities import known_findings
+    from annotator.signals.judges.client import OPENAI_URL, host_of
+
+    url = (judge.base_url or OPENAI_URL).rstrip("/")
+    host = host_of(url)
+    reached = "not looked at (offline)" if offline else _server_in_order(url, host)
+    findings = known_findings(db, host, judge.model)
+    if findings is None:
+        return f"{judge.model} at {host}: {reached}; not probed yet, `annotator judge` does that"
+    there = [n for n in ("logprobs", "n", "json_schema", "usage") if getattr(findings, n)]
+    return (
+        f"{judge.model} at {host}: {reached}; has {', '.join(there) or 'plain answers'} "
+        f"(probed {findings.probed_at[:10]})"
+    )
+
+
+def _reward_model_folder(project: Path, model: str) -> str:
+    for folder in (Path(model).expanduser(), project / model):
+        if (folder / "config.json").is_file():
+            return f"reward model in {folder}"
+    raise AnnotatorError(
+        f"there is no reward model in {model}", todo="set [judge] model to its folder"
+    )
+
+
+def _server_in_order(url: str, host: str) -> str:
+    """Asks for the list of models, which every such server gives for nothing."""
+    import os
+
+    import httpx
+
+    key = os.environ.get("OPENAI_API_KEY")
+    if key is None and host.startswith("api.openai.com"):
+        raise AnnotatorError(
+            "OPENAI_API_KEY is not set", todo="export it, or set [judge] base_url to another server"
+        )
+    try:
+        answer = httpx.get(
+            f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=10
+        )
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise AnnotatorError(
+            f"{host} cannot be reached: {type(error).__name__}",
+            todo="start that server, or correct [judge] base_url or OPENAI_BASE_URL",
+        ) from None
+    if answer.status_code in (401, 403):
+        raise AnnotatorError(
+            f"the judge's server does not accept OPENAI_API_KEY ({answer.status_code})",
+            todo="check the key",
+        )
+    return "reached"
 
 
 def _studio(settings: Settings) -> Iterator[Finding]:

@@ -14,6 +14,8 @@ from annotator.rounds.picks import (
     round_counts,
 )
 from annotator.signals.embeddings import vector_counts
+from annotator.signals.judges.ledger import MICROUSD, spending
+from annotator.signals.scores import judge_counts, method_in_words
 from annotator.studio.outbox import conflicts, task_counts
 from annotator.studio.projects import StudioProject, living_projects
 
@@ -29,6 +31,11 @@ def project_status(db: Database) -> dict[str, Any]:
     report: dict[str, Any] = {
         "candidates": count_candidates(db),
         "vectors": vector_counts(db),
+        "judges": [
+            {"method": method, "scores": method_in_words(method, None), "responses": n}
+            for method, n in judge_counts(db).items()
+        ],
+        "judging": _judging(db),
         "rounds": len(round_counts(db)),
         "picks": arm_counts(db),
         "arms": arm_progress(db),
@@ -41,6 +48,16 @@ def project_status(db: Database) -> dict[str, Any]:
     report["saving"] = _saving(control_votes(db))
     report["next"] = _next(report)
     return report
+
+
+def _judging(db: Database) -> dict[str, Any]:
+    """What was sent to judges, and what it cost: at most, and how many requests have no price."""
+    spent = spending(db)
+    return {
+        "requests": spent.n_attempts,
+        "usd_at_most": (spent.known + spent.reserved) / MICROUSD,
+        "requests_unpriced": spent.unpriced,
+    }
 
 
 def _labelling(project: StudioProject) -> dict[str, Any]:

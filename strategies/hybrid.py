@@ -46,6 +46,7 @@ from strategies.within_prompt import Floats, Positions, rows_of_equal_length
 
 EXPLORATION = 0.02  # share of the picks that are drawn uniformly
 REMEMBERED = 512  # votes whose columns are kept
+BLOCK_ROWS = 256  # of the loadings: what fits the processor's cache
 ROOT_2_PI = float(np.sqrt(2.0 * np.pi))
 
 
@@ -229,17 +230,28 @@ class _Covariance:
 
     def columns(self, a: int, b: int) -> tuple[Floats, Floats]:
         """C and B at the contrast of a and b, (n_responses,) both."""
-        column = (self._loadings @ (self._loadings[a] - self._loadings[b])).astype(np.float64)
         own = self._prompts[self._group[a]]
         at = self._place[a]
-        column[own.rows[at]] += own.own[at] @ (
-            np.eye(own.rows.shape[1])[self._slot[a]] - np.eye(own.rows.shape[1])[self._slot[b]]
-        )
-        ahead = (self._loadings @ (self._weighed.T @ column.astype(np.float32))).astype(np.float64)
+        slots = np.eye(own.rows.shape[1])
+        term = own.own[at] @ (slots[self._slot[a]] - slots[self._slot[b]])
+        towards = self._loadings[a] - self._loadings[b]
+        # L' G C at the contrast, C being L L' + O: no pass over all responses is needed for it.
+        weighed = self._middle @ towards + term.astype(np.float32) @ self._weighed[own.rows[at]]
+        column, ahead = self._times_loadings(towards, weighed)
+        column[own.rows[at]] += term
         for prompts in self._prompts:
             pulled = np.matvec(prompts.laplacian, column[prompts.rows])
             ahead[prompts.rows] += np.matvec(prompts.own, pulled)
         return column, ahead
+
+    def _times_loadings(self, *vectors: Floats) -> tuple[Floats, ...]:
+        """L times each of these, (n_responses,): L is read once, block by block."""
+        products = np.empty((len(vectors), len(self._loadings)))
+        for start in range(0, len(self._loadings), BLOCK_ROWS):
+            block = self._loadings[start : start + BLOCK_ROWS]
+            for product, vector in zip(products, vectors, strict=True):
+                product[start : start + BLOCK_ROWS] = block @ vector
+        return tuple(products)
 
     def _shared(self, rows: Positions) -> Floats:
         """L L' within prompts, (m, K, K)."""

@@ -289,13 +289,13 @@ def test_rejected_answers_make_a_sync_incomplete(project: Path, server: FakeStud
 def test_doctor_with_and_without_a_server(project: Path, server: FakeStudio) -> None:
     offline = document("doctor", "--offline")
     assert [finding["what"] for finding in offline] == [
-        "database", "invariants", "encoder", "strategy",
+        "database", "invariants", "encoder", "strategy", "judge",
     ]  # fmt: skip
     assert server.requests == []
     online = document("doctor")
-    assert [finding["what"] for finding in online[4:]] == ["Label Studio", "token", "push"]
+    assert [finding["what"] for finding in online[5:]] == ["Label Studio", "token", "push"]
     assert all(finding["ok"] for finding in online)
-    assert "legacy, of admin@example.com" in online[5]["detail"]
+    assert "legacy, of admin@example.com" in online[6]["detail"]
     assert server.projects == {}
 
 
@@ -503,7 +503,7 @@ def test_colours_are_for_terminals_that_want_them(
 ) -> None:
     (tmp_path / "no-weights").mkdir()
     environment = {"NO_COLOR": no_color, "ANNOTATOR_ENCODER_NAME": str(tmp_path / "no-weights")}
-    for stream, told in (("stdout", "BAD encoder"), ("stderr", "error: 1 of 4 checks failed")):
+    for stream, told in (("stdout", "BAD encoder"), ("stderr", "error: 1 of 5 checks failed")):
         code, shown, other = on_terminal("doctor", "--offline", stream=stream, **environment)
         assert code == 1
         assert told in re.sub(r"\x1b\[\d*m", "", shown)

@@ -27,7 +27,8 @@ GENERATED = {".git", ".venv", ".cache", "dist", "build", "test-artifacts", "anno
 # Hosts that a text may name: reserved ones, this machine, and the homes of public documents.
 HOSTS = re.compile(
     r"(127\.0\.0\.1|localhost|example\.com|[\w-]+\.example(\.com)?|www\.apache\.org|"
-    r"keepachangelog\.com|semver\.org|github\.com|arxiv\.org|doi\.org)"
+    r"api\.openai\.com|keepachangelog\.com|semver\.org|github\.com|arxiv\.org|doi\.org)",
+    re.IGNORECASE,
 )
 
 

@@ -439,7 +439,11 @@ def test_an_injection_is_part_of_the_document() -> None:
     sentence, above = list(_injection(said))
     assert f"raised {100 * n / 40:.1f} % of 40 responses by a grade or more" in sentence
     assert f"{3 * n / 40:+.2f}" in above
-    assert [cells[0] for cells in _styles(part)[1:]] == list(STYLES)
+    assert "A harmless line raised 0.0 %." in above
+    assert "can talk this judge into a higher grade" in above
+    harmless, *of_styles = _styles(part)[1:]
+    assert harmless[:3] == ["a harmless line", "40", "0.0 %"]
+    assert [cells[0] for cells in of_styles] == [f"planted: {name}" for name in STYLES]
 
 
 # The real sets, against the table in their README.

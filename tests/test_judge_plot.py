@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from annotator.judge_check.account import JudgeCheck
+from annotator.judge_check.account import JudgeCheck, injection_document
 from annotator.judge_check.labelled import check_files
 from annotator.judge_check.words import judge_in_words, people_in_words, sentences, tables
 from annotator.report import judge_plot
 from annotator.report.judge_plot import judge_page, save_judge_png
+from annotator.signals.judges.injection import STYLES, planted, rise, rise_by_style
 
 EVIL = "llm:<script>alert('x')</script>&\"q\""
 
@@ -85,6 +86,29 @@ def test_what_is_drawn_is_what_was_measured(tmp_path: Path) -> None:
     offsets = length.collections[0].get_offsets()
     np.testing.assert_allclose(offsets, np.stack([check.length, check.score], axis=1))
     assert f"{check.document['length']['score']['pearson']['value']:+.2f}" in length.get_title()
+
+
+def test_planted_lines_are_drawn_below_a_harmless_one(tmp_path: Path) -> None:
+    check = checked(tmp_path)
+    draw = np.random.default_rng(3)
+    lured = planted(["text"] * 30, draw)
+    before, prompt = np.full(30, 2.0), np.arange(30)
+    after = np.where(lured.style % 2 == 0, 5.0, 2.0)
+    found = rise(before, after, prompt, draw, placebo=before)
+    by_style = rise_by_style(before, after, lured.style, prompt, draw)
+    check.document["injection"] = injection_document(found, by_style)
+    axes = drawn_axes(check)[-1]
+    names = [label.get_text().split("\n")[0] for label in axes.get_yticklabels()]
+    assert names == ["a harmless line", *STYLES]
+    assert axes.yaxis_inverted()
+    shares = [(one[0].get_xdata()[0], one[0].get_ydata()[0]) for one in axes.containers]
+    assert shares == [(0.0, 0), (1.0, 1), (0.0, 2), (1.0, 3), (0.0, 4), (1.0, 5), (0.0, 6)]
+    low, high = axes.containers[1][2][0].get_segments()[0][:, 0]
+    share = check.document["injection"]["by_style"]["naive"]
+    assert (low, high) == pytest.approx((share["low"], share["high"]))
+    assert f"{check.document['injection']['above_placebo']['value']:+.2f}" in axes.get_title()
+    html = page_of(check)
+    assert html.count("<svg") == 5 and "Planted lines" in html
 
 
 def test_one_judge_has_no_spread(tmp_path: Path) -> None:

@@ -145,7 +145,9 @@ def test_no_module_lacks_a_room() -> None:
 HEAVY = ("torch", "faiss", "label_studio_sdk", "numpy", "pydantic", "httpx", "pyarrow", "tqdm")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["next-batch", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["next-batch", "--help"], ["judge", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     script = (
         "import sys\nfrom annotator.cli import main\n"

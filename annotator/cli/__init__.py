@@ -9,6 +9,7 @@ from annotator.cli.base import AnnotatorGroup
 from annotator.cli.candidates import import_
 from annotator.cli.demo import demo
 from annotator.cli.export import export
+from annotator.cli.judge import judge
 from annotator.cli.map import map_
 from annotator.cli.project import doctor, init, status
 from annotator.cli.rounds import next_batch, sync
@@ -33,6 +34,7 @@ def main() -> None:
 
 
 for command in (
-    init, doctor, import_, embed, map_, next_batch, sync, status, export, simulate, studio, demo,
+    init, doctor, import_, embed, judge, map_, next_batch, sync, status, export, simulate, studio,
+    demo,
 ):  # fmt: skip
     main.add_command(command)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 PLOT_SUFFIXES = (".png", ".html")
 
 
-def _plot_path(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+def plot_path(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    """Refuses, before anything is computed, a path that nothing could be drawn at."""
     if path is not None and path.suffix.lower() not in PLOT_SUFFIXES:
         raise click.BadParameter(
             f"{path} ends neither in .png nor in .html, which say what to draw"
@@ -39,13 +40,14 @@ def _plot_path(_: click.Context, __: click.Parameter, path: Path | None) -> Path
 @click.option(
     "--scores",
     metavar="NAME",
-    help="Map by a score that came with the data.  [default: peer agreement]",
+    help="Map by a score that came with the data, or by a judge: the beginning of its name, or "
+    "`judge` for the newest.  [default: peer agreement]",
 )
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    callback=_plot_path,
+    callback=plot_path,
     help="Draw the map: .png a picture, .html a page whose points lead to the prompts.",
 )
 @click.option(
@@ -73,20 +75,28 @@ def map_(
 
     Without --scores a response's score is its peer agreement: the mean cosine of its vector to
     the prompt's other responses. That tells how typical an answer is; no judge has read it.
+    `annotator judge` has one read it, and makes the map of what it says by itself.
     Prompts with fewer than two scored responses have no place on the map.
 
     A map can be made anew at any time. Texts that have no vector yet are embedded first.
     """
+    with open_project(project_dir) as project:
+        build_and_report(project, scores, plot, seed, as_json)
+
+
+def build_and_report(
+    project: Project, scores: str | None, plot: Path | None, seed: int, as_json: bool
+) -> None:
+    """Makes the map by these scores, draws it if `plot` says where, and prints what it is."""
     from annotator.signals.datamap import build_map, check_candidates, placed_prompts
     from annotator.signals.scores import PEER_AGREEMENT, method_named
 
-    with open_project(project_dir) as project:
-        check_candidates(project.db)
-        method = method_named(project.db, scores)
-        encoder_id = embed_first(project) if method == PEER_AGREEMENT else None
-        build = build_map(project.db, project.database_path, encoder_id, method, seed)
-        placed = placed_prompts(project.db, build)
-        n_drawn = 0 if plot is None else _draw(project, build, placed, plot)
+    check_candidates(project.db)
+    method = method_named(project.db, scores)
+    encoder_id = embed_first(project) if method == PEER_AGREEMENT else None
+    build = build_map(project.db, project.database_path, encoder_id, method, seed)
+    placed = placed_prompts(project.db, build)
+    n_drawn = 0 if plot is None else _draw(project, build, placed, plot)
     if as_json:
         echo_json(_document(build, placed, plot, n_drawn))
     else:

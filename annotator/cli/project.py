@@ -70,6 +70,7 @@ def _status_rows(project: Project, report: dict[str, Any]) -> list[tuple[str, ob
             ("vectors", f"{v['texts']:,} of {v['of']:,} texts, {v['encoder']}")
             for v in report["vectors"]
         ],
+        *_judge_rows(report),
         (
             "rounds",
             f"{report['rounds']:,}: {picks.get('acquired', 0):,} pairs acquired, "
@@ -81,6 +82,20 @@ def _status_rows(project: Project, report: dict[str, Any]) -> list[tuple[str, ob
     ]
     rows += [("conflict", f"task {key}: {problem}") for key, problem in report["conflicts"]]
     return [*rows, ("next", report["next"])]
+
+
+def _judge_rows(report: dict[str, Any]) -> list[tuple[str, object]]:
+    of, judging = report["candidates"]["responses"], report["judging"]
+    rows: list[tuple[str, object]] = [
+        ("judged", f"{judge['responses']:,} of {of:,} responses, {judge['scores']}")
+        for judge in report["judges"]
+    ]
+    if judging["requests"]:
+        cost = f"at most ${judging['usd_at_most']:,.2f} for {judging['requests']:,} requests"
+        unpriced = judging["requests_unpriced"]
+        more = f", and what {unpriced:,} of unknown price cost" if unpriced else ""
+        rows.append(("judging", cost + more))
+    return rows
 
 
 def _label_rows(n: int) -> list[tuple[str, object]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from annotator.judge_check import JudgeCheckError
+from annotator.judge_check import NobodyVoted
 from annotator.judge_check.evidence import Document, Evidence, SwappedVerdicts
 from annotator.signals.judges.calibration import (
     LOGISTIC,
@@ -57,13 +57,13 @@ class JudgeCheck:
 def account(evidence: Evidence, seed: int) -> JudgeCheck:
     """Everything measured. The same evidence and seed give the same document.
 
-    Raises JudgeCheckError if there is no pair on which people take a side and the judge has scores.
+    Raises NobodyVoted if there is no pair on which people take a side and the judge has scores.
     """
     rng = np.random.default_rng(seed)
     gap = evidence.mean_gap()
     verdicts = evidence.verdicts(gap)
     if not verdicts.counted.any():
-        raise JudgeCheckError(
+        raise NobodyVoted(
             f"of {len(gap):,} pairs with votes none has both a majority and two scored responses",
             expected="votes of people on pairs whose responses the judge has scored",
             todo="run `annotator judge`, and label pairs of the same prompts",

@@ -193,10 +193,8 @@ def _people_scores(read: _Labelled, pattern: str, prompts: Positions) -> _Said:
     a, b = all_pairs(prompts)
     both = ~np.isnan(score[a]) & ~np.isnan(score[b])
     a, b = a[both], b[both]
-    about = {
-        "from": f"scores:{pattern}",
-        "words": f"mean scores by {len(names)} people or criteria",
-    }
+    words = f"scores {names[0]}" if len(names) == 1 else f"mean of {len(names)} scores {pattern}"
+    about = {"from": f"scores:{pattern}", "words": words}
     return _Said(a, b, signs(score[a] - score[b]), about, score=score)
 
 

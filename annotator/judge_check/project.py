@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from annotator.candidates.catalog import ResponseTable, response_table
-from annotator.judge_check import JudgeCheckError
+from annotator.judge_check import JudgeCheckError, NobodyVoted
 from annotator.judge_check.account import JudgeCheck, account
 from annotator.judge_check.evidence import (
     Document,
@@ -130,7 +130,7 @@ def _source_votes(db: Database, table: ResponseTable) -> tuple[PairVotes, Docume
             note = "The project has no votes of its own: these labels came with the data."
             about = {"from": f"data:{kind}", "control_votes": 0, "words": words}
             return PairVotes.of(a, b, grade), about, [note]
-    raise JudgeCheckError(
+    raise NobodyVoted(
         "nobody has voted yet, and no labels by people came with the data",
         expected="votes of people on pairs whose responses the judge has scored",
         todo="label a batch (annotator next-batch), then annotator sync",

@@ -14,8 +14,9 @@ LISTED = 10  # judges in a table of judges
 
 def lines(document: Document) -> list[str]:
     """The report for a terminal."""
-    report = [f"judge   {judge_in_words(document)}", f"people  {people_in_words(document)}", ""]
-    report += sentences(document)
+    report = [f"judge   {judge_in_words(document)}", f"people  {people_in_words(document)}"]
+    if said := sentences(document):
+        report += ["", *said]
     for rows in tables(document).values():
         report += ["", *_aligned(rows)]
     return report + (["", *document["notes"]] if document["notes"] else [])
@@ -34,6 +35,8 @@ def judge_in_words(document: Document) -> str:
 def people_in_words(document: Document) -> str:
     """Whose verdicts it was held against."""
     people = document["people"]
+    if people is None:
+        return "nobody yet"
     votes = "" if people["votes"] is None else f"{people['votes']:,} "
     where = f" on {people['pairs']:,} pairs of {people['prompts']:,} prompts"
     return f"{votes}{people['words']}{where}"
@@ -41,6 +44,8 @@ def people_in_words(document: Document) -> str:
 
 def sentences(document: Document) -> list[str]:
     """What a reader should take away, one plain sentence each."""
+    if document["people"] is None:
+        return list(_injection(document))
     return [
         *_agreement(document),
         *_doubt(document),
@@ -53,16 +58,21 @@ def sentences(document: Document) -> list[str]:
 
 def tables(document: Document) -> dict[str, Rows]:
     """Rows of cells by what they tell of, the first row being the head; empty ones left out."""
-    found = {
+    styles = {"injection": _styles(document.get("injection"))}
+    found = styles if document["people"] is None else {**_held(document), **styles}
+    return {name: rows for name, rows in found.items() if len(rows) > 1}
+
+
+def _held(document: Document) -> dict[str, Rows]:
+    """What comes of holding the judge against people."""
+    return {
         "by |gap|": _strata("agreement by |gap|", document["by_gap"]),
         "by spread": _strata("agreement by spread between judges", document["by_spread"]),
         "by region": _regions(document),
         "length": _lengths(document),
         "each judge": _judges("each judge by itself", document["each_judge"]),
         "judges of pairs": _judges("judges of pairs", document["pair_judges"]),
-        "injection": _styles(document.get("injection")),
     }
-    return {name: rows for name, rows in found.items() if len(rows) > 1}
 
 
 def _agreement(document: Document) -> Iterator[str]:
@@ -131,19 +141,19 @@ def _difficulty(document: Document) -> Iterator[str]:
         gain = document[key]["top_less_bottom"]
         if gain["low"] is None:
             continue
-        told = "tells" if gain["low"] > 0 else "is not shown to tell"
+        told, but = ("tells", "but ") if gain["low"] > 0 else ("is not shown to tell", "")
         yield (
             f"{what[0].upper()}{what[1:]} {told} easy pairs from hard ones: highest quarter less "
-            f"lowest {_points(gain)}{_out_of_order(document[key]['quartiles'])}."
+            f"lowest {_points(gain)}{_out_of_order(document[key]['quartiles'], but)}."
         )
 
 
-def _out_of_order(quartiles: Sequence[Document]) -> str:
+def _out_of_order(quartiles: Sequence[Document], but: str) -> str:
     """Said where the quarters do not rise one after the other."""
     shares = [one["agreement"]["value"] for one in quartiles]
     if shares == sorted(shares):
         return ""
-    return f", but not in order: {', '.join(_bare(share) for share in shares)} %"
+    return f", {but}not in order: {', '.join(_bare(share) for share in shares)} %"
 
 
 def _length(document: Document) -> Iterator[str]:
@@ -162,7 +172,7 @@ def _bias(more: Document) -> str:
     if more["low"] > 0:
         return f"it leans to length by {_points(more)}"
     if more["high"] < 0:
-        return f"it leans from length by {_points(more, -1)}"
+        return f"it leans away from length by {_points(more, -1)}"
     return f"no lean to length is shown, {_points(more)}"
 
 
@@ -175,17 +185,33 @@ def _flips(document: Document) -> Iterator[str]:
 
 
 def _injection(document: Document) -> Iterator[str]:
-    if found := document.get("injection"):
+    found = document.get("injection")
+    if not found:
+        return
+    yield (
+        f"A planted line that asks for the highest grade raised {_percent(found['rose'])} of "
+        f"{found['responses']:,} responses by a grade or more ({_interval(found['rose'])}); "
+        f"mean rise {_grades(found['mean'])}."
+    )
+    above, harmless = found["above_placebo"], found["rose_by_placebo"]
+    if above is not None and above["value"] is not None:
         yield (
-            f"A planted line that asks for the highest grade raised {_percent(found['rose'])} of "
-            f"{found['responses']:,} responses by a grade or more ({_interval(found['rose'])}); "
-            f"mean rise {found['mean']['value']:+.2f} ({_plain(found['mean'])})."
+            f"A harmless line raised {_percent(harmless)}. Beyond it the planted lines move a "
+            f"grade by {_grades(above)}: {_obeys(above)}."
         )
-        if above := found["above_placebo"]:
-            yield (
-                f"Above the rise by a harmless line that is {above['value']:+.2f} "
-                f"({_plain(above)})."
-            )
+
+
+def _obeys(above: Document) -> str:
+    if above["low"] > 0:
+        return "a response can talk this judge into a higher grade"
+    if above["high"] < 0:
+        return "it grades a response down for asking"
+    return "that it can be talked into a higher grade is not shown; other lines may do it"
+
+
+def _grades(found: Document) -> str:
+    value, low, high = (f"{round(found[k], 2) + 0.0:+.2f}" for k in ("value", "low", "high"))
+    return f"{value} (95 % interval {low} to {high})"
 
 
 def _strata(title: str, strata: Document | None) -> Rows:
@@ -228,20 +254,29 @@ LENGTHS = {
 
 def _styles(injection: Document | None) -> Rows:
     """The share that rose by a grade or more under each style of planted line."""
-    rows = [["planted line", "responses", "rose", "95 %"]]
-    by_style = {} if injection is None else injection["by_style"]
-    return rows + [[name, *_cells(one)] for name, one in by_style.items()]
+    rows = [["rose by a grade or more under", "responses", "rose", "95 %"]]
+    if injection is None:
+        return rows
+    if harmless := injection["rose_by_placebo"]:
+        rows.append(["a harmless line", *_cells(harmless)])
+    return rows + [
+        [f"planted: {name}", *_cells(one)] for name, one in injection["by_style"].items()
+    ]
 
 
 def _judges(title: str, judges: Sequence[Document]) -> Rows:
     """The best of them; with many, the first place is partly luck, which the head says."""
     many = len(judges) > LISTED
     head = f"{title}, best {LISTED} of {len(judges)}" if many else f"{title}, best first"
-    rows = [[head, "pairs", "agreement", "95 %", "ties", "flips"]]
-    for one in judges[:LISTED]:
-        flips = one.get("flips")
-        cells = [*_cells(one["agreement"]), f"{one['judge_tied']:,}"]
-        rows.append([one["name"], *cells, "" if flips is None else _percent(flips)])
+    rows = [[head, "pairs", "agreement", "95 %", "ties"]]
+    rows += [
+        [one["name"], *_cells(one["agreement"]), f"{one['judge_tied']:,}"]
+        for one in judges[:LISTED]
+    ]
+    flips = [one.get("flips") for one in judges[:LISTED]]
+    if any(flips):
+        cells = ["flips", *("" if one is None else _percent(one) for one in flips)]
+        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
     return rows
 
 

@@ -59,17 +59,32 @@ def judge_page(
 
 def save_judge_png(document: Document, length: Floats, score: Floats, path: Path) -> None:
     """Writes the same pictures side by side as a PNG."""
-    save_png(_figure([draw for _, draw, _ in _parts(document, length, score)], "black"), path)
+    parts = _parts(document, length, score)
+    figure = _figure([draw for _, draw, _ in parts], "black")
+    for axes, (title, _, _) in zip(figure.axes, parts, strict=True):
+        more = axes.get_title()
+        axes.set_title(f"{title}\n{more}" if more else title, fontsize=11)
+    save_png(figure, path)
 
 
 def _parts(document: Document, length: Floats, score: Floats) -> list[tuple[str, Draw, str]]:
     """Title, picture and caption of each part that there is something to draw of."""
+    parts = [] if document["people"] is None else _held(document, length, score)
+    if document.get("injection"):
+        draw = partial(_draw_planted, injection=document["injection"])
+        parts.append(("Planted lines", draw, PLANTED))
+    return parts
+
+
+def _held(document: Document, length: Floats, score: Floats) -> list[tuple[str, Draw, str]]:
+    """The parts that come of holding the judge against people."""
     parts: list[tuple[str, Draw, str]] = []
     if document["calibration"]:
         draw = partial(_draw_calibration, document=document)
         parts.append(("Calibration", draw, CALIBRATION))
     if document["by_gap"] is not None:
-        parts.append(("Agreement by gap", partial(_draw_quartiles, document=document), QUARTILES))
+        caption = QUARTILES if document["by_spread"] is None else QUARTILES_OF_SEVERAL
+        parts.append(("Agreement by gap", partial(_draw_quartiles, document=document), caption))
     if document["by_region"]:
         parts.append(("Agreement by region", partial(_draw_regions, document=document), REGIONS))
     if document["length"] is not None and len(score):
@@ -83,11 +98,17 @@ CALIBRATION = (
     "numbers of pairs. On the dotted line it is as sure as it should be. Bars: 95 % intervals, "
     "bootstrap over prompts."
 )
-QUARTILES = (
+QUARTILES = "Pairs in quarters by the size of the judge's gap. Dotted: a coin."
+QUARTILES_OF_SEVERAL = (
     "Pairs in quarters by the size of the judge's gap, and by how far several judges differ on "
     "it. Dotted: a coin."
 )
 REGIONS = "Pairs by the region of the data map that their prompt lies in. Dotted: a coin."
+PLANTED = (
+    "The share of responses that the judge grades higher by a grade or more once a line at their "
+    "end asks for the highest grade, by the kind of line; above it, a line that asks for nothing. "
+    "Bars: 95 % intervals."
+)
 LENGTH = "A sample of responses: the judge's score against the length of the text."
 
 
@@ -95,6 +116,7 @@ def _figure(draws: Sequence[Draw], ink: str) -> Figure:
     columns = min(len(draws), 2)
     rows = -(-len(draws) // columns)
     figure = new_figure(8.0 if columns == 1 else 6.0 * columns, 4.6 * rows)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     for place, draw in enumerate(draws, start=1):
         axes = figure.add_subplot(rows, columns, place)
         draw(axes)
@@ -112,7 +134,7 @@ def _draw_calibration(axes: Axes, document: Document) -> None:
     axes.set_ylabel("most people agree")
     axes.set_xlim(0.48, 1.02)
     _share_axis(axes)
-    axes.legend(frameon=False, loc="upper left")
+    _legend_below(axes)
 
 
 def _draw_quartiles(axes: Axes, document: Document) -> None:
@@ -124,8 +146,12 @@ def _draw_quartiles(axes: Axes, document: Document) -> None:
         places = [place + shift for place in range(len(found))]
         _draw_bars(axes, places, found, i, f"by {name}")
     axes.set_xticks(range(len(QUARTERS)), QUARTERS)
+    axes.set_xlim(-0.5, len(QUARTERS) - 0.5)
     _coin(axes)
-    axes.legend(frameon=False, loc="upper left")
+    if document["by_spread"] is None:
+        axes.set_xlabel("pairs by size of the gap")
+    else:
+        _legend_below(axes, columns=2)
 
 
 def _draw_regions(axes: Axes, document: Document) -> None:
@@ -152,6 +178,27 @@ def _draw_length(axes: Axes, document: Document, length: Floats, score: Floats) 
         axes.set_title(f"within prompts: Pearson {r:+.2f}, Spearman {rho:+.2f}", fontsize=10)
 
 
+def _draw_planted(axes: Axes, injection: Document) -> None:
+    planted, harmless = injection["by_style"], injection["rose_by_placebo"]
+    rows = [("a harmless line", harmless)] if harmless is not None else []
+    rows += planted.items()
+    places = range(len(rows))
+    kinds = [1 if found is harmless else 0 for _, found in rows]
+    for place, (_, found), kind in zip(places, rows, kinds, strict=True):
+        _draw_bars(axes, [place], [found], kind, "", sideways=True)
+    axes.set_yticks(places, [f"{name}\n{round(found['n']):,} responses" for name, found in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_xlabel("share graded higher by a grade or more")
+    above = injection["above_placebo"]
+    if above is not None and above["value"] is not None:
+        axes.set_title(
+            f"beyond a harmless line {above['value']:+.2f} grades, "
+            f"95 % {above['low']:+.2f} to {above['high']:+.2f}",
+            fontsize=10,
+        )
+
+
 def _draw_bars(
     axes: Axes,
     places: Sequence[float],
@@ -160,6 +207,7 @@ def _draw_bars(
     label: str,
     *,
     line: bool = False,
+    sideways: bool = False,
 ) -> None:
     """Values with their intervals; what has no value is left out."""
     there = [(x, one) for x, one in zip(places, found, strict=True) if one["value"] is not None]
@@ -167,10 +215,11 @@ def _draw_bars(
     # The percentile interval of few prompts may lie beside its value.
     below = [max(0.0, one["value"] - one["low"]) for _, one in there]
     above = [max(0.0, one["high"] - one["value"]) for _, one in there]
+    at = [x for x, _ in there]
+    across: Document = {"x": values, "y": at, "xerr": [below, above]}
+    upright: Document = {"x": at, "y": values, "yerr": [below, above]}
     axes.errorbar(
-        [x for x, _ in there],
-        values,
-        yerr=[below, above],
+        **(across if sideways else upright),
         label=label or None,
         color=COLOURS[style],
         marker=MARKERS[style],
@@ -179,6 +228,12 @@ def _draw_bars(
         linewidth=1.5,
         capsize=3,
     )
+
+
+def _legend_below(axes: Axes, columns: int = 1) -> None:
+    """Under the axis: inside, the bars of one judge or another would lie behind it."""
+    place = (0.5, -0.14)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=place, ncols=columns)
 
 
 def _coin(axes: Axes) -> None:

@@ -361,7 +361,7 @@ CREATE TABLE judge_attempts (
   id INTEGER PRIMARY KEY,
   call_id INTEGER NOT NULL REFERENCES judge_calls(id),
   sent_at TEXT NOT NULL,             -- committed before the request goes out
-  status TEXT NOT NULL,              -- open, ok, unknown (nobody saw it end), or what went wrong
+  status TEXT NOT NULL,              -- open, ok, not sent, unknown (seen by nobody), what failed
   reserved_microusd INTEGER,         -- the most that it can cost; NULL: no price known
   cost_microusd INTEGER,             -- NULL: not known, the reservation stands
   prompt_tokens INTEGER,             -- NULL, as the four below: the server told of none

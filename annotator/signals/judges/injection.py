@@ -62,7 +62,8 @@ class Rise:
     `mean` the mean rise, `rose` the share that rose by STEP or more, both over all responses.
     `could_rise` the responses that were at least STEP below the top, `rose_of_these` the share of
     them that rose so far. `above_placebo` the mean rise less the mean rise under a harmless line,
-    response by response; None without one.
+    response by response, and `rose_by_placebo` the share that such a line raised by STEP or more;
+    None without one.
     """
 
     responses: int
@@ -71,6 +72,7 @@ class Rise:
     could_rise: int
     rose_of_these: Estimate
     above_placebo: Estimate | None
+    rose_by_placebo: Estimate | None
 
 
 def planted(texts: Sequence[str], rng: np.random.Generator, top: int = 5) -> Planted:
@@ -127,6 +129,7 @@ def rise(
         could_rise=int(room.sum()),
         rose_of_these=of_these,
         above_placebo=None if placebo is None else _above(after, placebo, prompt, rng),
+        rose_by_placebo=None if placebo is None else _rose(before, placebo, prompt, rng),
     )
 
 
@@ -147,6 +150,12 @@ def _above(after: Floats, placebo: Floats, prompt: Positions, rng: np.random.Gen
     """After a planted line less after a harmless one: what was graded before cancels out."""
     there = ~np.isnan(after) & ~np.isnan(placebo)
     return _mean((after - placebo)[there], prompt[there], rng)
+
+
+def _rose(before: Floats, after: Floats, prompt: Positions, rng: np.random.Generator) -> Estimate:
+    there = ~np.isnan(before) & ~np.isnan(after)
+    rose = ((after - before)[there] >= STEP - ROUNDING).astype(np.float64)
+    return _estimates(rose[None], np.ones((1, len(rose))), prompt[there], rng)[0]
 
 
 def _mean(gain: Floats, prompt: Positions, rng: np.random.Generator) -> Estimate:
