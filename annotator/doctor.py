@@ -35,6 +35,10 @@ INVARIANTS = {
     "a pair crosses prompts": """SELECT p.id FROM picks p JOIN responses a ON a.id = p.a_id
         JOIN responses b ON b.id = p.b_id WHERE a.prompt_id <> b.prompt_id
         OR a.response_key >= b.response_key""",
+    "a judge's answer is not there": """SELECT id FROM judge_calls
+        WHERE state = 'ok' AND reply IS NULL""",
+    "an attempt is open whose call was not sent": """SELECT a.id FROM judge_attempts a
+        JOIN judge_calls c ON c.id = a.call_id WHERE a.status = 'open' AND c.state <> 'sent'""",
 }
 
 

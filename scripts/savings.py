@@ -63,6 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budgets", help="numbers with commas; default: doubling from 100")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--scores", help="judges' scores in the files that the learner is told")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--cache", type=Path, default=default_cache())
     options = parser.parse_args()
@@ -78,7 +79,7 @@ def default_cache() -> Path:
 
 def run_set(path: Path, options: argparse.Namespace) -> None:
     """All metrics of one set, each stored as soon as it is there."""
-    world = load_world([path], options.cache, encoder=options.encoder)
+    world = load_world([path], options.cache, encoder=options.encoder, judge=options.scores)
     names = options.strategies.split(",") if options.strategies else list(STRATEGIES)
     for metric in options.metrics.split(","):
         request = Request(tuple(names), (), options.seeds, metric, jobs=options.jobs)
@@ -92,9 +93,9 @@ def run_set(path: Path, options: argparse.Namespace) -> None:
         document |= {"annotator": __version__, "encoder": options.encoder}
         STORED.mkdir(parents=True, exist_ok=True)
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-        (STORED / f"{world.dataset}.{metric}.{options.seeds}-seeds.json").write_text(
-            text + "\n", encoding="utf-8"
-        )
+        told = ".judged" if options.scores else ""
+        name = f"{world.dataset}{told}.{metric}.{options.seeds}-seeds.json"
+        (STORED / name).write_text(text + "\n", encoding="utf-8")
         print("\n".join(sentences(document)), flush=True)
 
 
@@ -117,7 +118,15 @@ def ladder(n_pairs: int) -> tuple[int, ...]:
 def stored() -> list[Document]:
     """What docs/savings holds, by set, then by metric."""
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in STORED.glob("*.json")]
-    return sorted(documents, key=lambda d: (d["dataset"], METRICS.index(d["metric"]), -d["seeds"]))
+    return sorted(
+        documents, key=lambda d: (name_of_set(d), METRICS.index(d["metric"]), -d["seeds"])
+    )
+
+
+def name_of_set(document: Document) -> str:
+    """The set, and whose scores of its responses the learner was told."""
+    told = document.get("judge")
+    return f"{document['dataset']} told {told}" if told else str(document["dataset"])
 
 
 def page(documents: list[Document]) -> str:
@@ -148,10 +157,10 @@ def coverage(documents: list[Document]) -> list[str]:
     """What was measured and what was not: strategies and seeds by set and metric, with links."""
     metrics = [m for m in METRICS if any(d["metric"] == m for d in documents)]
     rows = [["set", *metrics]]
-    for dataset in dict.fromkeys(document["dataset"] for document in documents):
+    for dataset in dict.fromkeys(name_of_set(document) for document in documents):
         cells = []
         for metric in metrics:
-            of = [d for d in documents if (d["dataset"], d["metric"]) == (dataset, metric)]
+            of = [d for d in documents if (name_of_set(d), d["metric"]) == (dataset, metric)]
             cells.append(", ".join(covered(d) for d in of) or "not measured")
         rows.append([dataset, *cells])
     return ["## What was measured", "", *table(rows), ""]
@@ -163,7 +172,7 @@ def covered(document: Document) -> str:
 
 
 def title(document: Document) -> str:
-    return f"{document['dataset']}, {document['metric']}, {document['seeds']} seeds"
+    return f"{name_of_set(document)}, {document['metric']}, {document['seeds']} seeds"
 
 
 def anchor(heading: str) -> str:

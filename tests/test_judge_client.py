@@ -432,3 +432,10 @@ def test_all_batches_are_listed_whatever_the_size_of_a_page(
 
     with serving() as server:
         assert talk(server.url, five) == {"0", "1", "2", "3", "4"}
+
+
+@pytest.mark.parametrize("key", ["k", "null", "o", "x1"])
+def test_a_word_of_the_answer_may_be_the_key(key: str) -> None:
+    """Local servers take any key, and people make up short ones."""
+    with serving() as server:
+        assert ask(server.url, key=key).choices == ask(server.url, key="sk-any").choices

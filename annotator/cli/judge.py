@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from annotator.cli import judge_report as report
 from annotator.cli.base import (
-    Project,
     echo_json,
     echo_rows,
-    embed_first,
     json_option,
     open_project,
     project_option,
 )
+from annotator.cli.judge_asking import Ask, asked, exit_unless_whole, foretell, route_of_settings
+from annotator.cli.judge_check import check_files, check_judge, check_planted
 from annotator.cli.map import build_and_report, plot_path
 
 if TYPE_CHECKING:
-    from annotator.config import JudgeSettings
-    from annotator.judge_check.account import JudgeCheck
-    from annotator.judge_check.planted import PlantedRoute
     from annotator.signals.datamap import MapBuild
-    from annotator.signals.judges.capabilities import Findings
-    from annotator.signals.judges.client import ClientSettings
-    from annotator.signals.judges.prices import Price
-    from annotator.signals.judges.reference_route import Similarity
-    from annotator.signals.judges.routes import Judge, Route
-    from annotator.signals.judges.runner import RunReport, RunSettings
-
-AnyRoute = TypeVar("AnyRoute", bound="Route")
 
 ROUTES = ("rubric", "reference", "pairwise", "reward-model", "peer", "data")
-KEY_VARIABLE = "OPENAI_API_KEY"
-OPENAI_HOST = "api.openai.com"
 
 
 def _url(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
@@ -247,188 +230,29 @@ def judge(
     """
     _refuse_what_has_no_part(click.get_current_context())
     if files:
-        _check_files(files, judges, people, seed, plot, as_json)
+        check_files(files, judges, people, seed, plot, as_json)
         return
     with open_project(project_dir) as project:
         given = {name: value for name, value in flags.items() if value is not None}
         settings = project.settings.judge.model_copy(update=given)
-        ask = _Ask(project, settings, limit, seed, retry_errors, probe_again, wait, as_json)
+        ask = Ask(project, settings, limit, seed, retry_errors, probe_again, wait, as_json)
         if inject is not None:
-            _check_planted(ask, inject, plot, dry_run)
+            check_planted(ask, inject, plot, dry_run)
         elif check:
-            _check(ask, plot)
+            check_judge(ask, plot)
         elif settings.route in ("peer", "data"):
             _map_without_a_judge(ask, dry_run)
         elif settings.route == "reward-model":
             _by_reward_model(ask, dry_run)
         elif dry_run:
-            _foretell(ask)
+            foretell(ask)
         else:
             _judge(ask)
 
 
-@dataclass(frozen=True)
-class _Ask:
-    """What the person wants, flags and settings taken together."""
-
-    project: Project
-    settings: JudgeSettings
-    limit: int | None
-    seed: int
-    retry_errors: bool
-    probe_again: bool
-    wait: bool
-    as_json: bool
-
-    @property
-    def price(self) -> Price | None:
-        """The price of a call, live; run_batches takes its own."""
-        from annotator.signals.judges.prices import price_of
-
-        table = self.settings.prices
-        return price_of(self.model, self.project.folder / table if table else None)
-
-    @property
-    def model(self) -> str:
-        from annotator.errors import ConfigError
-
-        if self.settings.model:
-            return self.settings.model
-        raise ConfigError(
-            "no judge is configured",
-            expected="the name of a model, or a reward model's folder",
-            todo="set [judge] model in annotator.toml, or pass --model; without any judge, "
-            "`annotator map` goes by peer agreement",
-        )
-
-    @property
-    def where(self) -> ClientSettings:
-        """The server and its key; raises ConfigError where OpenAI's is missing."""
-        from annotator.errors import ConfigError
-        from annotator.signals.judges.client import ClientSettings
-
-        key = os.environ.get(KEY_VARIABLE) or None
-        if key is None and self.host.split("/")[0] == OPENAI_HOST:
-            raise ConfigError(
-                f"{OPENAI_HOST} wants a key, and {KEY_VARIABLE} is not set",
-                expected="your API key in that variable, or a server of your own",
-                todo=f"export {KEY_VARIABLE}=..., or set [judge] base_url, for example to "
-                "http://localhost:11434/v1",
-            )
-        return ClientSettings(self.settings.base_url, key)
-
-    @property
-    def host(self) -> str:
-        from annotator.signals.judges.client import OPENAI_URL, host_of
-
-        return host_of(self.settings.base_url or OPENAI_URL)
-
-    def run_settings(self) -> RunSettings:
-        """Raises JudgeBudget where there is a cap and no price to hold against it."""
-        from annotator.signals.judges.runner import RunSettings, check_cap
-
-        settings = self.settings
-        wanted = RunSettings(
-            concurrency=settings.concurrency,
-            timeout=settings.timeout,
-            retries=settings.retries,
-            max_cost=settings.max_cost,
-            price=self.price,
-            retry_errors=self.retry_errors,
-        )
-        check_cap(wanted)  # the probe is a request too
-        return wanted
-
-
-# What goes to a server
-
-
-def _found_judge(ask: _Ask, findings: Findings | None) -> Judge:
-    """The judge as it was found; before any probe, as it is hoped to be."""
-    from annotator.signals.judges.capabilities import choose_how
-    from annotator.signals.judges.routes import Judge
-
-    settings = ask.settings
-    wanted = "none" if settings.route == "reference" else settings.uncertainty
-    if findings is None:
-        how = "integer" if wanted == "none" else wanted
-        samples = settings.samples if how == "samples" else 1
-        return Judge(ask.model, ask.host, how, samples, seed=ask.seed, thinking=settings.thinking)
-    return Judge.found(
-        findings,
-        choose_how(findings, wanted),
-        samples=settings.samples,
-        seed=ask.seed,
-        thinking=settings.thinking,
-    )
-
-
-def _route(ask: _Ask, judge: Judge) -> Route:
-    from annotator.signals.judges.pairwise_route import PairwiseRoute
-    from annotator.signals.judges.reference_route import ReferenceRoute
-    from annotator.signals.judges.rubric import (
-        DEFAULT_PAIR_RUBRIC,
-        DEFAULT_RUBRIC,
-        load_pair_rubric,
-        load_rubric,
-    )
-    from annotator.signals.judges.rubric_route import RubricRoute
-
-    settings, db = ask.settings, ask.project.db
-    if settings.route == "reference":
-        return ReferenceRoute(db, judge, settings.similarity, lambda: _similarity(ask))
-    if settings.route == "pairwise":
-        name = DEFAULT_PAIR_RUBRIC if settings.rubric == DEFAULT_RUBRIC else settings.rubric
-        rubric = load_pair_rubric(_rubric_file(ask, name))
-        return PairwiseRoute(db, judge, rubric, opponents=settings.opponents, seed=ask.seed)
-    return RubricRoute(db, judge, load_rubric(_rubric_file(ask, settings.rubric)))
-
-
-def _rubric_file(ask: _Ask, name: str) -> str:
-    """A path is one from here, or from the project's folder."""
-    beside = ask.project.folder / name
-    return str(beside) if beside.is_file() and not Path(name).is_file() else name
-
-
-def _similarity(ask: _Ask) -> Similarity:
-    from annotator.signals.encoder import load_encoder
-    from annotator.signals.judges.reference_route import Cosine, RougeL
-
-    if ask.settings.similarity == "rouge-l":
-        return RougeL()
-    project, encoder = ask.project, ask.project.settings.encoder
-    encoder_id = embed_first(project)
-    loaded = load_encoder(encoder.name, precision=encoder.precision)
-    return Cosine(
-        project.db, project.database_path, encoder_id, lambda texts: loaded.encode(texts).vectors
-    )
-
-
-def _foretell(ask: _Ask, route_of: Callable[[_Ask, Judge], Route] = _route) -> None:
-    """What a run would do, by what is on record."""
-    from annotator.signals.datamap import check_candidates
-    from annotator.signals.judges.capabilities import known_findings
-    from annotator.signals.judges.forecast import forecast
-
-    db, price = ask.project.db, ask.price
-    check_candidates(db)
-    findings = known_findings(db, ask.host, ask.model)
-    judge = _found_judge(ask, findings)
-    route = route_of(ask, judge)
-    if price is not None and ask.settings.mode == "batch":
-        price = price.for_batch()
-    found = forecast(db, judge.host, route.requests(ask.limit), price)
-    spent, probed = report.spent_at_most(db), findings is not None
-    told = (ask.settings, judge, route, found, price, spent)
-    if ask.as_json:
-        echo_json(report.forecast_document(*told, probed=probed))
-    else:
-        echo_rows(report.forecast_rows(*told, probed=probed))
-
-
-def _judge(ask: _Ask) -> None:
+def _judge(ask: Ask) -> None:
     """Probes, asks, records, maps and reports."""
-    judge, route, run = _asked(ask, _route)
+    judge, route, run = asked(ask, route_of_settings)
     recorded = None if run.interrupted else route.record()
     build = _map(ask, recorded.method) if recorded else None
     db = ask.project.db
@@ -438,56 +262,14 @@ def _judge(ask: _Ask) -> None:
     else:
         map_rows = _map_rows(ask, build) if recorded else []
         echo_rows([*report.run_rows(*told), *map_rows])
-    _exit_unless_whole(ask, run)
+    exit_unless_whole(ask, run)
 
 
-def _asked(
-    ask: _Ask, route_of: Callable[[_Ask, Judge], AnyRoute]
-) -> tuple[Judge, AnyRoute, RunReport]:
-    """Probes and asks: the judge as it was found, what it was asked, what became of that."""
-    from annotator.signals.datamap import check_candidates
-    from annotator.signals.judges.capabilities import ensure_findings
-
-    project = ask.project
-    check_candidates(project.db)
-    settings, where = ask.run_settings(), ask.where
-    findings = ensure_findings(
-        project.db, project.database_path, where, ask.model, settings, again=ask.probe_again
-    )
-    judge = _found_judge(ask, findings)
-    route = route_of(ask, judge)
-    return judge, route, _ask_all(ask, route, where, settings)
-
-
-def _ask_all(ask: _Ask, route: Route, where: ClientSettings, settings: RunSettings) -> RunReport:
-    from annotator.progress import progress_bar
-    from annotator.signals.judges.batches import run_batches
-    from annotator.signals.judges.runner import run_calls
-
-    in_batches = partial(run_batches, wait=ask.wait)
-    run: Callable[..., RunReport] = in_batches if ask.settings.mode == "batch" else run_calls
-    with progress_bar(route.n_calls(ask.limit), "judge", "calls") as progress:
-        return run(
-            ask.project.db,
-            ask.project.database_path,
-            route.requests(ask.limit),
-            where,
-            settings,
-            route.check,
-            progress,
-            _say_that_another_judges,
-        )
-
-
-def _map_rows(ask: _Ask, build: MapBuild | None) -> report.Rows:
+def _map_rows(ask: Ask, build: MapBuild | None) -> report.Rows:
     return report.map_rows(ask.project.db, ask.settings.route, build, ask.limit)
 
 
-def _say_that_another_judges() -> None:
-    click.echo("another process judges this project; waiting for it to end", err=True)
-
-
-def _map(ask: _Ask, method: str) -> MapBuild | None:
+def _map(ask: Ask, method: str) -> MapBuild | None:
     """The map of the new scores; None of a part, or where too few prompts have two scores."""
     from annotator.errors import ScoreError
     from annotator.signals.datamap import build_map
@@ -500,35 +282,10 @@ def _map(ask: _Ask, method: str) -> MapBuild | None:
         return None
 
 
-def _exit_unless_whole(ask: _Ask, run: RunReport) -> None:
-    from annotator.errors import Incomplete, JudgeBudget
-
-    if run.interrupted:
-        raise KeyboardInterrupt
-    if run.problem is not None and not isinstance(run.problem, JudgeBudget):
-        raise run.problem
-    failed = report.failures(run)
-    if failed or run.stopped:
-        raise Incomplete(
-            run.stopped or f"some calls have no answer: {failed}",
-            expected="an answer to every call",
-            todo=run.problem.todo if run.problem else _todo(ask, run),
-        )
-
-
-def _todo(ask: _Ask, run: RunReport) -> str:
-    if report.only_refused(run):
-        return "nothing: what was refused has no score, and is not asked again"
-    again = "run the same command again: it asks what has no answer"
-    if run.parse_error and not ask.settings.thinking:
-        return f"{again}; where a model that reasons was cut off, set [judge] thinking first"
-    return again
-
-
 # What needs no server
 
 
-def _map_without_a_judge(ask: _Ask, dry_run: bool) -> None:
+def _map_without_a_judge(ask: Ask, dry_run: bool) -> None:
     from annotator.signals.scores import PEER_AGREEMENT
 
     wanted = PEER_AGREEMENT if ask.settings.route == "peer" else ask.settings.scores
@@ -540,7 +297,7 @@ def _map_without_a_judge(ask: _Ask, dry_run: bool) -> None:
         build_and_report(ask.project, wanted, None, ask.seed, ask.as_json)
 
 
-def _by_reward_model(ask: _Ask, dry_run: bool) -> None:
+def _by_reward_model(ask: Ask, dry_run: bool) -> None:
     from annotator.errors import Incomplete
     from annotator.signals.datamap import check_candidates
     from annotator.signals.judges.reward_model import RewardModel, score_responses
@@ -566,95 +323,6 @@ def _by_reward_model(ask: _Ask, dry_run: bool) -> None:
         )
 
 
-def _model_folder(ask: _Ask) -> Path:
+def _model_folder(ask: Ask) -> Path:
     here = Path(ask.model).expanduser()
     return here if here.is_dir() else ask.project.folder / here
-
-
-# How far it can be trusted
-
-
-def _check(ask: _Ask, plot: Path | None) -> None:
-    from annotator.judge_check.project import check_project
-    from annotator.signals.scores import NEWEST_JUDGE, method_named
-
-    method = method_named(ask.project.db, ask.settings.scores or NEWEST_JUDGE)
-    _show_check(check_project(ask.project.db, [method], seed=ask.seed), plot, ask.as_json)
-
-
-def _check_files(
-    files: tuple[Path, ...],
-    judges: list[str] | None,
-    people: str | None,
-    seed: int,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
-    from annotator.judge_check.labelled import JUDGES, check_files
-
-    found = check_files(files, judges=judges or JUDGES, people=people, seed=seed)
-    _show_check(found, plot, as_json)
-
-
-def _check_planted(ask: _Ask, n: int, plot: Path | None, dry_run: bool) -> None:
-    """Asks about planted lines, and shows what they won beside the rest of the check."""
-    if ask.settings.route != "rubric":
-        raise click.UsageError(
-            f"--inject is for judges that grade each response: it needs --route rubric, and the "
-            f"route is {ask.settings.route}"
-        )
-    if dry_run:
-        _foretell(ask, partial(_planted_route, n=n))
-        return
-    from annotator.judge_check.planted import check_planted
-
-    judge, route, run = _asked(ask, partial(_planted_route, n=n))
-    told = (ask.project.db, ask.settings, judge, route, run, None)
-    found = check_planted(ask.project.db, route, seed=ask.seed)
-    found.document["asked"] = report.run_document(*told)
-    _show_check(found, plot, ask.as_json, report.run_rows(*told))
-    _exit_unless_whole(ask, run)
-
-
-def _planted_route(ask: _Ask, judge: Judge, n: int) -> PlantedRoute:
-    from annotator.judge_check.planted import PlantedRoute
-    from annotator.signals.judges.rubric import load_rubric
-
-    rubric = load_rubric(_rubric_file(ask, ask.settings.rubric))
-    return PlantedRoute(ask.project.db, judge, rubric, n, ask.seed)
-
-
-def _show_check(
-    found: JudgeCheck, plot: Path | None, as_json: bool, asked: report.Rows | None = None
-) -> None:
-    """Draws and prints a check; `asked` is what was asked for it, in rows."""
-    from annotator.judge_check.words import lines
-
-    if plot is not None:
-        _draw_check(found, plot)
-    if as_json:
-        echo_json(found.document)
-        return
-    if asked:
-        echo_rows([*asked, ("", "")])
-    for line in lines(found.document):
-        click.echo(line)
-
-
-def _draw_check(found: JudgeCheck, path: Path) -> None:
-    from annotator.judge_check import words
-    from annotator.report.judge_plot import judge_page, save_judge_png
-
-    if path.suffix.lower() == ".png":
-        save_judge_png(found.document, found.length, found.score, path)
-        return
-    page = judge_page(
-        found.document,
-        found.length,
-        found.score,
-        judge=words.judge_in_words(found.document),
-        people=words.people_in_words(found.document),
-        sentences=words.sentences(found.document),
-        tables=words.tables(found.document),
-    )
-    path.write_text(page, encoding="utf-8")

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from annotator.config import JudgeSettings
     from annotator.signals.datamap import MapBuild
+    from annotator.signals.judges.batches import BatchEnd
     from annotator.signals.judges.forecast import Forecast
     from annotator.signals.judges.prices import Price
     from annotator.signals.judges.reward_model import RewardReport
@@ -94,6 +95,7 @@ def run_rows(
         ("route", in_words(judge, route)),
         ("answered", f"{answered}; {failed}" if failed else answered),
         ("spent", _spent_in_words(db, settings, judge, report)),
+        *(("batch", end.words) for end in _ends(report) if not end.is_plain),
     ]
     if recorded is None:
         return rows
@@ -114,6 +116,11 @@ def run_rows(
     return rows
 
 
+def _ends(report: RunReport) -> list[BatchEnd]:
+    """What the run's batches came to; a live run has none."""
+    return list(getattr(report, "ends", []))
+
+
 def run_document(
     db: Database,
     settings: JudgeSettings,
@@ -127,7 +134,7 @@ def run_document(
     return {
         **_asked(settings, judge, route),
         "calls": {name: n for name, n in report.__dict__.items() if name not in left_out},
-        "batches": [end.__dict__ for end in getattr(report, "ends", [])],
+        "batches": [end.__dict__ for end in _ends(report)],
         "seconds": round(report.seconds, 3),
         "spent_in_all": spent_at_most(db),
         "max_cost": settings.max_cost,

@@ -222,7 +222,8 @@ def _check_capabilities(body: Mapping[str, Any], model: Model) -> None:
     for name in sorted(model.refuses & set(body)):
         # A default that is spelled out is no request for anything; 0 is none of these.
         value = body[name]
-        spelled_out = value is None or value is False or (name, value) in _DEFAULTS
+        spelled_out = value is None or value is False
+        spelled_out = spelled_out or any((name, value) == default for default in _DEFAULTS)
         if not spelled_out:
             raise Refusal(faults.unsupported(name))
     kind = (body.get("response_format") or {}).get("type")

@@ -119,6 +119,11 @@ class BatchEnd:
     problem: str | None = None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether every call was answered, and nothing else came."""
+        return self.status == "completed" and self.words.endswith(f": {self.n_calls} ok")
+
+    @property
     def words(self) -> str:
         """One line for people, with all counts but those that are zero."""
         counts = (
