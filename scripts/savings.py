@@ -93,10 +93,15 @@ def run_set(path: Path, options: argparse.Namespace) -> None:
         document |= {"annotator": __version__, "encoder": options.encoder}
         STORED.mkdir(parents=True, exist_ok=True)
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-        told = ".judged" if options.scores else ""
-        name = f"{world.dataset}{told}.{metric}.{options.seeds}-seeds.json"
-        (STORED / name).write_text(text + "\n", encoding="utf-8")
+        (STORED / file_name(document)).write_text(text + "\n", encoding="utf-8")
         print("\n".join(sentences(document)), flush=True)
+
+
+def file_name(document: Document) -> str:
+    """What a document is stored under: all that tells it from the others."""
+    told = ".judged" if document.get("judge") else ""
+    largest, seeds = document["budgets"][-1], document["seeds"]
+    return f"{document['dataset']}{told}.{document['metric']}.{largest}-votes.{seeds}-seeds.json"
 
 
 def ladder(n_pairs: int) -> tuple[int, ...]:
@@ -168,11 +173,13 @@ def coverage(documents: list[Document]) -> list[str]:
 
 def covered(document: Document) -> str:
     n, seeds = len(document["strategies"]), document["seeds"]
-    return f"[{n} strategies, {seeds} seeds](#{anchor(title(document))})"
+    votes = f"{document['budgets'][-1]:,} votes"
+    return f"[{n} strategies, {votes}, {seeds} seeds](#{anchor(title(document))})"
 
 
 def title(document: Document) -> str:
-    return f"{name_of_set(document)}, {document['metric']}, {document['seeds']} seeds"
+    votes = f"{document['budgets'][-1]:,} votes"
+    return f"{name_of_set(document)}, {document['metric']}, {votes}, {document['seeds']} seeds"
 
 
 def anchor(heading: str) -> str:

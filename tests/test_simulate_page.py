@@ -38,10 +38,7 @@ def test_the_page_is_that_of_what_is_stored(script: ModuleType) -> None:
 
 def test_stored_files_are_named_after_what_they_hold(script: ModuleType) -> None:
     for document in script.stored():
-        assert (
-            script.STORED
-            / f"{document['dataset']}.{document['metric']}.{document['seeds']}-seeds.json"
-        ).is_file()
+        assert (script.STORED / script.file_name(document)).is_file()
 
 
 def test_a_page_is_made_of_the_json_alone(
@@ -53,19 +50,19 @@ def test_a_page_is_made_of_the_json_alone(
             simulate(synthetic_world().world, request, tmp_path / "cache", make_learner=ridge)
         )
         document |= {"annotator": "0", "encoder": "none"}
-        (tmp_path / f"synthetic.{metric}.2-seeds.json").write_text(
-            json.dumps(document), encoding="utf-8"
-        )
+        name = script.file_name(document)
+        (tmp_path / name).write_text(json.dumps(document), encoding="utf-8")
     monkeypatch.setattr(script, "STORED", tmp_path)
     monkeypatch.setattr(script, "PAGE", tmp_path / "savings.md")
     monkeypatch.setattr(script, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["savings.py", "--page-only"])
     script.main()
+    largest = document["budgets"][-1]
     written = (tmp_path / "savings.md").read_text(encoding="utf-8")
     assert [line[3:] for line in written.splitlines() if line.startswith("## ")] == [
-        "What was measured", *(f"synthetic, {metric}, 2 seeds" for metric in METRICS)
+        "What was measured", *(f"synthetic, {metric}, {largest} votes, 2 seeds" for metric in METRICS)
     ]  # fmt: skip
-    assert written.count("[2 strategies, 2 seeds](#synthetic-") == len(METRICS)
+    assert written.count(f"[2 strategies, {largest} votes, 2 seeds](#synthetic-") == len(METRICS)
     assert written.count("| `real-easy` |") == len(METRICS)
 
 
