@@ -81,7 +81,7 @@ class RoundSettings(_Section):
 
 
 class JudgeSettings(_Section):
-    """Who scores the responses. Its API key comes from OPENAI_API_KEY, never from here."""
+    """Who scores the responses. Its API key comes from the environment, never from here."""
 
     route: str = Field(
         "rubric",
@@ -99,6 +99,13 @@ class JudgeSettings(_Section):
         pattern="^https?://",
         description="Any server that speaks the OpenAI API, such as http://localhost:11434/v1. "
         "Empty: api.openai.com. OPENAI_BASE_URL goes first.",
+    )
+    key_variable: str | None = Field(
+        None,
+        pattern="^[A-Z][A-Z0-9_]*_API_KEY$",
+        description="The environment variable that holds the key for base_url, such as "
+        "OPENAI_API_KEY. Empty: none is sent, but for OPENAI_API_KEY to the server of "
+        "OPENAI_BASE_URL, or else to OpenAI.",
     )
     rubric: str = Field(
         "helpful", min_length=1, description="A rubric that comes along, or the path of a file."
@@ -230,6 +237,9 @@ def _apply_environment(
         if text:
             values.setdefault(section, {})[field] = text
             origin[section, field] = variable
+    if ("judge", "base_url") in origin and ("judge", "key_variable") not in origin:
+        # The file names a key for the server that the file names, and for no other.
+        values["judge"].pop("key_variable", None)
     return origin
 
 

@@ -125,7 +125,7 @@ def _judge(db: Database, path: Path, judge: JudgeSettings, *, offline: bool) -> 
 
     url = (judge.base_url or OPENAI_URL).rstrip("/")
     host = host_of(url)
-    reached = "not looked at (offline)" if offline else _server_in_order(url, host)
+    reached = "not looked at (offline)" if offline else _server_in_order(url, host, judge)
     findings = known_findings(db, host, judge.model)
     if findings is None:
         return f"{judge.model} at {host}: {reached}; not probed yet, `annotator judge` does that"
@@ -145,32 +145,34 @@ def _reward_model_folder(project: Path, model: str) -> str:
     )
 
 
-def _server_in_order(url: str, host: str) -> str:
+def _server_in_order(url: str, host: str, judge: JudgeSettings) -> str:
     """Asks for the list of models, which every such server gives for nothing."""
     import os
 
     import httpx
 
-    key = os.environ.get("OPENAI_API_KEY")
-    if key is None and host.startswith("api.openai.com"):
-        raise AnnotatorError(
-            "OPENAI_API_KEY is not set", todo="export it, or set [judge] base_url to another server"
-        )
+    from annotator.signals.judges.keys import server_key
+
+    key = server_key(judge.base_url, judge.key_variable, os.environ)
+    headers = {"Authorization": f"Bearer {key.value}"} if key.value else {}
     try:
-        answer = httpx.get(
-            f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=10
-        )
+        answer = httpx.get(f"{url}/models", headers=headers, timeout=10)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise AnnotatorError(
             f"{host} cannot be reached: {type(error).__name__}",
             todo="start that server, or correct [judge] base_url or OPENAI_BASE_URL",
         ) from None
     if answer.status_code in (401, 403):
+        if key.variable is None:
+            raise AnnotatorError(
+                f"the judge's server wants a key ({answer.status_code})",
+                todo=key.notice or "name the variable that holds it: [judge] key_variable",
+            )
         raise AnnotatorError(
-            f"the judge's server does not accept OPENAI_API_KEY ({answer.status_code})",
+            f"the judge's server does not accept {key.variable} ({answer.status_code})",
             todo="check the key",
         )
-    return "reached"
+    return f"reached; {key.notice}" if key.notice else "reached"
 
 
 def _studio(settings: Settings) -> Iterator[Finding]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
 
-from annotator.signals.judges.batches import BatchReport, run_batches
+from annotator.signals.judges.batches import COMPLETION_HOURS, BatchReport, run_batches
 from annotator.signals.judges.client import ClientSettings
 from annotator.signals.judges.grades import grade
 from annotator.signals.judges.ledger import stored_replies
 from annotator.signals.judges.prices import Price
 from annotator.signals.judges.reply import ChatRequest, Reply
 from annotator.signals.judges.runner import RunSettings
+from annotator.store import writing
 from tests.openai_server import OpenAIServer
 
 # The server's own price, and the half of it that it asks for a batch's lines.
 PRICE = Price(0.15, 0.075, 0.15, 0.60, date(2026, 1, 1), batch=0.5)
 POLL_SECONDS = 0.01
+PURPOSE = "judge:grades"
 
 
 def request(text: str, model: str = "judge") -> ChatRequest:
@@ -60,6 +62,8 @@ def ask_in_batches(
     requests: Sequence[ChatRequest],
     *,
     wait: bool = True,
+    purpose: str = PURPOSE,
+    weigh: Callable[[Reply], None] = check,
     **changes: Any,
 ) -> BatchReport:
     """One run; the progress it tells is the number of requests that its report counts."""
@@ -70,8 +74,9 @@ def ask_in_batches(
         iter(requests),
         ClientSettings(server.url, server.key),
         some_settings(**changes),
-        check,
+        weigh,
         told.append,
+        purpose=purpose,
         wait=wait,
         poll_seconds=POLL_SECONDS,
     )
@@ -102,6 +107,14 @@ def states(db: Database) -> dict[str, int]:
 def batch_states(db: Database) -> dict[str, int]:
     """Batches by state."""
     return dict(db.execute("SELECT state, count(*) FROM judge_batches GROUP BY state").fetchall())
+
+
+def let_a_day_pass(db: Database) -> None:
+    """Nothing has been heard of any batch for the time that the vendor has for one."""
+    then = datetime.now(UTC) - timedelta(hours=COMPLETION_HOURS, seconds=1)
+    moment = then.isoformat(timespec="microseconds")
+    with writing(db):
+        db.execute("UPDATE judge_batches SET updated_at = ?", [moment])
 
 
 def on_record(db: Database) -> int:

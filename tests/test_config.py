@@ -87,6 +87,28 @@ def test_the_project_is_found_from_below(tmp_path: Path) -> None:
     assert find_project(below).resolve() == tmp_path.resolve()
 
 
+def test_a_key_named_in_the_file_is_for_the_server_of_the_file(tmp_path: Path) -> None:
+    text = '[judge]\nbase_url = "http://file/v1"\nkey_variable = "FILE_API_KEY"\n'
+    folder = _project(tmp_path, text)
+
+    def found(**environment: str) -> tuple[str | None, str | None]:
+        judge = load_settings(folder, environment).judge
+        return judge.base_url, judge.key_variable
+
+    assert found() == ("http://file/v1", "FILE_API_KEY")
+    assert found(OPENAI_BASE_URL="http://env/v1") == ("http://env/v1", None)
+    assert found(ANNOTATOR_JUDGE_BASE_URL="http://env/v1") == ("http://env/v1", None)
+    both = found(OPENAI_BASE_URL="http://env/v1", ANNOTATOR_JUDGE_KEY_VARIABLE="ENV_API_KEY")
+    assert both == ("http://env/v1", "ENV_API_KEY")
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "PATH", "sk-1_API_KEY"])
+def test_a_file_cannot_have_any_variable_sent(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="key_variable"):
+        load_settings(_project(tmp_path, f'[judge]\nkey_variable = "{name}"\n'), {})
+
+
 def test_no_setting_is_a_secret() -> None:
-    names = " ".join(environment_names()).lower()
+    # One names the variable that holds a key, and is no key.
+    names = " ".join(environment_names().keys() - {"ANNOTATOR_JUDGE_KEY_VARIABLE"}).lower()
     assert not any(word in names for word in ("key", "token", "secret", "password"))

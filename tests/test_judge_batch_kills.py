@@ -43,7 +43,7 @@ from annotator.signals.judges.batch_ledger import BatchLedger
 from annotator.signals.judges.client import ChatClient
 from annotator.signals.judges.ledger import Ledger
 from annotator.store import open_db
-from tests.batched_world import POLL_SECONDS, check, some_requests, some_settings
+from tests.batched_world import POLL_SECONDS, PURPOSE, check, some_requests, some_settings
 
 batches.SETTLE_SECONDS = 0.1
 batches.LINES_A_FILE = {LINES_A_FILE}
@@ -94,6 +94,7 @@ def run(database, url, n_requests):
         batches.ClientSettings(url, "sk-any"),
         some_settings(),
         check,
+        purpose=PURPOSE,
         poll_seconds=POLL_SECONDS,
     )
     assert report.incomplete == report.in_batch == 0, report

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,28 @@ from annotator.errors import JudgeBudget, JudgeNoModel, JudgeUnsupported, StoreB
 from annotator.signals.judges import batches
 from annotator.signals.judges.batch_files import Folder, Returned, line_of, read_answers, request_in
 from annotator.signals.judges.client import ClientSettings
+from annotator.signals.judges.grades import Unparsable
 from annotator.signals.judges.ledger import judging_lock
-from annotator.signals.judges.prices import most_microusd
-from annotator.signals.judges.reply import ChatRequest
+from annotator.signals.judges.pairwise_route import PairwiseRoute
+from annotator.signals.judges.prices import Price, most_microusd
+from annotator.signals.judges.reference_route import ReferenceRoute, RougeL
+from annotator.signals.judges.reply import ChatRequest, Reply
+from annotator.signals.judges.routes import Judge
+from annotator.signals.judges.rubric import load_pair_rubric, load_rubric
+from annotator.signals.judges.rubric_route import RubricRoute
 from annotator.signals.judges.runner import run_calls
 from annotator.store import open_db
 from tests.batched_world import (
     POLL_SECONDS,
     PRICE,
+    PURPOSE,
     ask_in_batches,
     assert_all_answered,
     batch_states,
     check,
     counted,
     files_left,
+    let_a_day_pass,
     lines_done,
     on_record,
     request,
@@ -44,7 +53,8 @@ from tests.batched_world import (
     states,
     unknown_costs,
 )
-from tests.openai_server import BatchPlan, OpenAIServer, faults, serving
+from tests.openai_server import BatchPlan, Model, OpenAIServer, faults, serving
+from tests.openai_server import Price as ServerPrice
 
 BATCHES, FILES = "/v1/batches", "/v1/files"
 # More polls than any test makes: such a batch moves when the test says so.
@@ -174,6 +184,147 @@ def test_answers_are_taken_in_whatever_is_asked_now(
     assert len(server.batches) == 1  # nobody wants the other two now
 
 
+# -- Batches of several judges (a batch is taken in by its own) ------------------------------------
+
+DEAR = Price(15.0, 7.5, 15.0, 60.0, date(2026, 1, 1), batch=0.5)
+ESSAY = "Splendid!"
+OTHER = "judge:essays"
+
+
+def takes_essays(reply: Reply) -> None:
+    """The check of a route of another kind, to which a grade is no answer."""
+    if reply.choices[0].text != ESSAY:
+        raise Unparsable("no essay")
+
+
+@pytest.fixture
+def dear_server() -> Iterator[OpenAIServer]:
+    """One with a second model, at a hundred times the price."""
+    charged = ServerPrice(DEAR.input, DEAR.cached_input, DEAR.cache_write, DEAR.output)
+    with serving(models=[Model("judge"), Model("dear", price=charged)]) as opened:
+        yield opened
+
+
+def test_what_one_judge_has_in_a_batch_no_other_takes_in(
+    db: Database, database: Path, server: OpenAIServer
+) -> None:
+    """Two routes at one host, each with a check that takes nothing of what the other asked for."""
+    grades = some_requests(6)
+    essays = [request(f"Tell me more of {i}") for i in range(3)]
+    essay = replace(STILL, line_faults=(faults.says(ESSAY),) * 3)
+    server.plan_batches([replace(STILL, outcome="expired", finished=4), essay])
+    ask_in_batches(db, database, server, grades, wait=False)
+    advance(server)
+    by_other = {"purpose": OTHER, "weigh": takes_essays}
+    report = ask_in_batches(db, database, server, essays, wait=False, **by_other)
+    assert (report.others, report.ends, report.in_batch, report.in_progress) == (1, [], 3, 1)
+    assert report.others_in_words == "1 batch of another judge waits for its own command"
+    assert states(db) == {"sent": 9} and len(files_left(database)) == 2
+    advance(server)
+    report = ask_in_batches(db, database, server, grades)
+    assert (report.ok, report.others, report.parse_error) == (6, 1, 0)
+    assert batch_states(db) == {"ingested": 2, "created": 1}
+    report = ask_in_batches(db, database, server, essays, **by_other)
+    assert (report.ok, report.others, report.others_in_words) == (3, 0, None)
+    assert states(db) == {"ok": 9}
+    assert [len(ids) for ids in sent_lines(server)] == [6, 3, 2]
+    assert set(lines_done(server).values()) == {1}
+    assert on_record(db) == server.ledger.billed_microusd
+
+
+def test_calls_in_a_batch_of_another_judge_are_not_asked_again(
+    db: Database, database: Path, server: OpenAIServer
+) -> None:
+    """The same question read in another way: its answer is on its way already."""
+    requests = some_requests(5)
+    server.plan_batches([STILL])
+    ask_in_batches(db, database, server, requests[:3], wait=False)
+    advance(server)
+    report = ask_in_batches(db, database, server, requests, purpose=OTHER)
+    # It waits for its own batch alone.
+    assert (report.ok, report.in_batch, report.in_progress, report.others) == (2, 3, 0, 1)
+    assert ask_in_batches(db, database, server, requests[:3]).ok == 3
+    assert ask_in_batches(db, database, server, requests, purpose=OTHER).cached == 5
+    assert set(lines_done(server).values()) == {1} and len(lines_done(server)) == 5
+
+
+def test_routes_are_of_one_purpose_where_they_read_answers_alike(db: Database) -> None:
+    judge = Judge("judge", "host", "integer")
+    others = [replace(judge, model="m"), replace(judge, how="logprobs"), replace(judge, host="h")]
+    rubric, pairs = load_rubric(), load_pair_rubric()
+    stricter = replace(rubric, role=f"{rubric.role} Be strict.")
+    purposes = [
+        *(RubricRoute(db, one, rubric).purpose for one in [judge, *others]),
+        RubricRoute(db, judge, stricter).purpose,
+        PairwiseRoute(db, judge, pairs, opponents=4, seed=0).purpose,
+        ReferenceRoute(db, judge, "cosine", RougeL).purpose,
+    ]
+    assert len(set(purposes)) == len(purposes) == 7
+    # Which pairs are asked about, and what a reference is held against, changes no answer.
+    assert PairwiseRoute(db, judge, pairs, opponents=2, seed=3).purpose in purposes
+    assert ReferenceRoute(db, judge, "rouge-l", RougeL).purpose in purposes
+
+
+@pytest.mark.parametrize("state", ["prepared", "uploaded"])
+def test_what_another_judge_has_begun_stays_as_it_is(
+    db: Database, database: Path, server: OpenAIServer, state: str
+) -> None:
+    server.script([faults.error(503)] * 9, path=FILES if state == "prepared" else BATCHES)
+    ask_in_batches(db, database, server, some_requests(4), wait=False, retries=0)
+    assert batch_states(db) == {state: 1}
+    server.clear()
+    report = ask_in_batches(db, database, server, [], purpose=OTHER)
+    assert (report.others, batch_states(db), len(server.batches)) == (1, {state: 1}, 0)
+    assert ask_in_batches(db, database, server, some_requests(4)).ok == 4
+    assert_all_answered(db, server, some_requests(4))
+
+
+def test_two_models_are_each_billed_at_their_own_price(
+    db: Database, database: Path, dear_server: OpenAIServer
+) -> None:
+    server = dear_server
+    judges: list[tuple[list[ChatRequest], dict[str, Any]]] = [
+        ([request(f"[[grade 2.2]] {i}", "dear") for i in range(3)], {"price": DEAR}),
+        (some_requests(4), {"purpose": OTHER}),
+    ]
+    server.plan_batches([STILL, STILL])
+    for requests, how in judges:
+        ask_in_batches(db, database, server, requests, wait=False, **how)
+    advance(server)
+    assert on_record(db) > server.ledger.billed_microusd > 0
+    for requests, how in reversed(judges):
+        report = ask_in_batches(db, database, server, requests, wait=False, **how)
+        assert (report.ok, report.parse_error, report.unknown_cost) == (len(requests), 0, 0)
+        assert on_record(db) >= server.ledger.billed_microusd
+    assert on_record(db) == server.ledger.billed_microusd
+    assert_all_answered(db, server, [*judges[0][0], *judges[1][0]])
+    assert set(lines_done(server).values()) == {1} and len(server.batches) == 2
+
+
+@pytest.mark.parametrize("later", [None, PRICE])
+def test_a_batch_is_billed_at_the_price_that_it_was_reserved_at(
+    db: Database, database: Path, dear_server: OpenAIServer, later: Price | None
+) -> None:
+    """The price table has changed meanwhile, or has the model no more."""
+    server, requests = dear_server, [request(f"[[grade 2.2]] {i}", "dear") for i in range(3)]
+    server.plan_batches([STILL])
+    ask_in_batches(db, database, server, requests, wait=False, price=DEAR)
+    advance(server)
+    report = ask_in_batches(db, database, server, requests, price=later)
+    assert report.cost_usd == server.ledger.billed_microusd / 1e6 > 0
+    assert on_record(db) == server.ledger.billed_microusd
+
+
+def test_a_batch_made_without_a_price_has_the_one_that_is_known_now(
+    db: Database, database: Path, server: OpenAIServer
+) -> None:
+    server.plan_batches([STILL])
+    ask_in_batches(db, database, server, some_requests(3), wait=False, price=None)
+    advance(server)
+    assert ask_in_batches(db, database, server, some_requests(3)).ok == 3
+    assert on_record(db) == server.ledger.billed_microusd > 0
+
+
 # -- Ends of every kind (fault 19) ----------------------------------------------------------------
 
 
@@ -300,11 +451,18 @@ def test_the_first_of_two_answers_stays() -> None:
     assert returned.may_lack_answers
 
 
-def test_a_vanished_batch_keeps_its_reservations(
+def test_a_batch_out_of_sight_is_left_until_its_time_is_over(
     db: Database, database: Path, server: OpenAIServer
 ) -> None:
     requests = some_requests(6)
     server.plan_batches([BatchPlan(vanishes=True)])
+    for _ in range(2):
+        report = ask_in_batches(db, database, server, requests)
+        assert isinstance(report.problem, JudgeNoModel)
+        assert "may be under way" in report.problem.found and "24 hours" in report.problem.todo
+        assert (report.in_batch, report.in_progress, report.ends) == (6, 1, [])
+    assert len(server.batches) == 1 and on_record(db) == most_of(requests)
+    let_a_day_pass(db)
     report = ask_in_batches(db, database, server, requests)
     (end,) = report.ends
     assert (end.requeued, report.unanswered, report.unknown_cost) == (6, 6, 6)
@@ -314,6 +472,48 @@ def test_a_vanished_batch_keeps_its_reservations(
     assert ask_in_batches(db, database, server, requests).ok == 6
     assert on_record(db) == most_of(requests) + server.ledger.billed_microusd
     assert_all_answered(db, server, requests)
+
+
+def test_another_account_sees_no_batch_and_gives_none_up(
+    db: Database, database: Path, server: OpenAIServer
+) -> None:
+    requests = some_requests(7)
+    server.plan_batches([STILL])
+    ask_in_batches(db, database, server, requests[:4], wait=False)
+    (ours,) = server.batches.values()
+    ours.vanished = True
+    report = ask_in_batches(db, database, server, requests, wait=False)
+    assert isinstance(report.problem, JudgeNoModel) and ours.document["id"] in str(report.problem)
+    # What else was asked for is a batch at the other account.
+    assert (len(server.batches), report.in_batch, report.in_progress) == (2, 7, 2)
+    ours.vanished = False
+    advance(server)
+    assert ask_in_batches(db, database, server, requests).ok == 7
+    assert_all_answered(db, server, requests)
+    assert set(lines_done(server).values()) == {1}
+    assert on_record(db) == server.ledger.billed_microusd
+
+
+def test_a_batch_that_may_be_made_is_left_where_its_file_is_not_known(
+    db: Database, database: Path, server: OpenAIServer
+) -> None:
+    """The answer to its creation was lost, and then the account was changed."""
+    requests = some_requests(4)
+    server.plan_batches([STILL])
+    server.script([faults.reset()] + [faults.error(503)] * 40, path=BATCHES)
+    ask_in_batches(db, database, server, requests, wait=False, retries=1)
+    assert batch_states(db) == {"uploaded": 1}
+    server.clear()
+    (batch,) = server.batches.values()
+    file_id = batch.document["input_file_id"]
+    batch.vanished, file = True, server.files.pop(file_id)
+    report = ask_in_batches(db, database, server, requests, wait=False)
+    assert isinstance(report.problem, JudgeNoModel) and report.in_batch == 4
+    assert on_record(db) == most_of(requests)
+    batch.vanished, server.files[file_id] = False, file
+    advance(server)
+    assert ask_in_batches(db, database, server, requests).ok == 4
+    assert len(server.batches) == 1 and set(lines_done(server).values()) == {1}
 
 
 def test_a_404_alone_does_not_make_a_batch_vanish(
@@ -469,6 +669,7 @@ def test_a_bug_in_reading_an_answer_is_raised_after_all_answers_are_kept(
             ClientSettings(server.url, server.key),
             some_settings(),
             broken,
+            purpose=PURPOSE,
             poll_seconds=POLL_SECONDS,
         )
     assert states(db) == {"parse_error": 4} and batch_states(db) == {"ingested": 1}
@@ -736,6 +937,7 @@ def test_an_interrupt_ends_the_waiting_and_the_next_run_goes_on(
         ClientSettings(server.url, server.key),
         some_settings(),
         check,
+        purpose=PURPOSE,
         poll_seconds=300,
     )
     assert time.monotonic() - started < 60
@@ -768,6 +970,7 @@ def test_looks_become_rarer_while_nothing_changes(
         ClientSettings(server.url, server.key),
         some_settings(),
         check,
+        purpose=PURPOSE,
     )
     assert report.ok == 2
     # The first look finds what creating told; the states change before looks 9, 10 and 12.

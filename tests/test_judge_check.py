@@ -184,6 +184,23 @@ def test_the_judges_variance_gives_a_second_calibration(project: Project) -> Non
     assert normal["brier"]["value"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_scores_of_judged_pairs_have_no_variance_that_adds_up(project: Project) -> None:
+    """Of two responses each score has a quarter of v_swap and their gap all of it: not a half."""
+    project.score(by_id(project), variance=0.25)
+    project.score(by_id(project), variance=0.5, method="other")
+    rows = [(JUDGE, min(p), max(p), 0.5, 0.25, 0) for p in project.pairs]
+    with writing(project.db):
+        project.db.conn.executemany("INSERT INTO judgements VALUES (?, ?, ?, ?, ?, ?)", rows)
+    project.vote({pair: [higher(pair)] for pair in project.pairs})
+    for methods in ([JUDGE], [JUDGE, "other"]):
+        document = check_project(project.db, methods).document
+        assert [one["how"] for one in document["calibration"]] == ["logistic"]
+        assert any("do not add up" in note and JUDGE in note for note in document["notes"])
+    alone = check_project(project.db, ["other"]).document
+    assert [one["how"] for one in alone["calibration"]] == ["logistic", "normal"]
+    assert not any("do not add up" in note for note in alone["notes"])
+
+
 def test_the_variance_of_a_panels_mean_gap_is_that_of_a_mean(project: Project) -> None:
     """Two judges of variances .5 and 1.5: their mean score has (.5 + 1.5) / 4, a gap twice that."""
     project.score(by_id(project), variance=0.5)
@@ -369,8 +386,8 @@ def test_errors_of_files_name_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_judge_of_pairs_alone(tmp_path: Path) -> None:
-    both = [(0, 1, "a", "human"), (0, 1, "a", "llm:z"), (0, 1, "a", "llm:z")]
-    torn = [(0, 1, "a", "human"), (0, 1, "a", "llm:z"), (0, 1, "b", "llm:z")]
+    both = [(0, 1, "a", "human"), (0, 1, "a", "llm:z"), (1, 0, "b", "llm:z")]
+    torn = [(0, 1, "a", "human"), (1, 0, "b", "llm:z"), (0, 1, "b", "llm:z")]
     once = [(0, 1, "a", "human"), (1, 0, "a", "llm:z")]
     every = (both, torn, once, both)
     rows = [row(f"p{i}", [{}, {}], labels) for i, labels in enumerate(every)]
@@ -379,6 +396,33 @@ def test_a_judge_of_pairs_alone(tmp_path: Path) -> None:
     assert (document["pairs"]["right"], document["pairs"]["wrong"]) == (2, 1)
     assert document["pairs"]["judge_tied"] == 1
     assert document["flips"]["value"] == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_two_verdicts_are_both_orders_where_the_file_says_so(tmp_path: Path) -> None:
+    """By the field `order`, else by which response each label names first; not by their number."""
+
+    def judged(*labels: tuple[int, int, str, str | None]) -> dict[str, Any]:
+        made = row("p", [{}, {}], [(0, 1, "a", "human")])
+        for a, b, label, order in labels:
+            said = {} if order is None else {"order": order}
+            two = {"a": str(a), "b": str(b), "label": label, "kind": "llm:z"}
+            made["comparisons"].append(two | said)
+        return dict(made)
+
+    def flips(*rows: dict[str, Any]) -> Any:
+        rows = tuple(one | {"prompt": f"p{i}"} for i, one in enumerate(rows))
+        return check_files([write(tmp_path / "set.jsonl", list(rows))]).document["flips"]
+
+    twice_alike = judged((0, 1, "a", None), (0, 1, "b", None))
+    one_order = judged((0, 1, "a", "original"), (0, 1, "b", "original"))
+    half_said = judged((0, 1, "a", "original"), (1, 0, "b", None))
+    unknown = judged((0, 1, "a", "first"), (0, 1, "b", "second"))
+    assert flips(twice_alike, one_order, half_said, unknown) is None
+    by_field = judged((0, 1, "a", "original"), (0, 1, "b", "swapped"))
+    by_place = judged((0, 1, "a", None), (1, 0, "b", None))
+    turned = judged((0, 1, "b", "swapped"), (1, 0, "a", "original"))
+    found = flips(twice_alike, by_field, by_place, one_order, turned)
+    assert (found["n"], found["value"]) == (3, pytest.approx(1 / 3, abs=1e-4))
 
 
 def test_a_planted_bias_to_length_is_said(tmp_path: Path) -> None:
@@ -406,6 +450,31 @@ def test_a_planted_bias_to_length_is_said(tmp_path: Path) -> None:
 
 
 # Words.
+
+
+@pytest.mark.parametrize(("n_prompts", "enough"), [(1, False), (2, False), (9, False), (10, True)])
+def test_few_prompts_allow_no_verdict(tmp_path: Path, n_prompts: int, enough: bool) -> None:
+    """A judge that is right wherever its gap is wide, on 20 pairs a prompt."""
+    rows = []
+    for i in range(n_prompts):
+        scores = [{"llm:x": 40.0 - j + (1.5 if j % 2 else 0)} for j in range(21)]
+        pairs = [(j, j + 1) if j % 2 else (j, 20 - j // 4) for j in range(0, 20)]
+        labels = [(a, b, "a", "human") for a, b in pairs if a != b]
+        one = row(f"p{i}", scores, labels)
+        for j, response in enumerate(one["responses"]):
+            response["text"] = f"{i} {j} " + "x" * (50 * ((i + j) % 3) + j)
+        rows.append(one)
+    document = check_files([write(tmp_path / "set.jsonl", rows)]).document
+    said = " ".join([*sentences(document), *document["notes"]])
+    assert document["agreement"]["low"] > (0.5 if enough else 0.0)
+    assert document["conclusive"] is enough
+    verdicts = ("It beats a coin", "easy pairs from hard ones", "no lean", "leans to length")
+    found = [verdict for verdict in verdicts if verdict in said]
+    assert len(found) == (3 if enough else 0), found
+    assert ("better than one confidence" in said) is enough
+    assert (f"Too few prompts for a verdict, {n_prompts} of at least 10" in said) is not enough
+    assert ("so none is given" in said) is not enough
+    assert json.loads(json.dumps(document, allow_nan=False))["conclusive"] is enough
 
 
 def test_a_coin_is_called_one(tmp_path: Path) -> None:

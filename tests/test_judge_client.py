@@ -275,6 +275,17 @@ def test_a_redirect_is_not_followed_with_the_key() -> None:
     assert "redirect" in str(error)
 
 
+@pytest.mark.parametrize("status", [201, 202, 204, 299])
+def test_a_success_that_is_not_200_is_no_redirect_and_may_be_billed(status: int) -> None:
+    body = b"" if status == 204 else b'{"usage": {"prompt_tokens": 9, "completion_tokens": 2}}'
+    with serving() as server:
+        error = refused(server, Fault("taken", False, status, body))
+    assert isinstance(error, JudgeMalformed)
+    assert error.maybe_billed
+    assert f"answered {status}" in str(error) and "redirect" not in str(error)
+    assert error.usage == (Usage(9, 2) if body else None)
+
+
 def test_a_key_in_the_environment_is_for_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY"):
         monkeypatch.setenv(name, CANARY)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from annotator.cli import main
 from annotator.config import DEFAULT_ENCODER
 from annotator.signals.datamap import newest_map, placed_prompts
 from annotator.signals.embeddings import ensure_embedded
-from annotator.signals.judges.client import host_of
+from annotator.signals.judges.client import OPENAI_URL, host_of
+from annotator.signals.judges.keys import server_key
 from annotator.signals.scores import scores_by
 from annotator.store import open_db, writing
 from strategies.datamap import REGIONS
-from tests.openai_server import BatchPlan, OpenAIServer, Price, brains, faults, serving
+from tests.openai_server import BatchPlan, Fault, OpenAIServer, Price, brains, faults, serving
 from tests.ready_project import SIZES, copy_project, rows_of
 from tests.test_reward_model import make_bert
 
@@ -131,7 +133,10 @@ def project(
 
 def configured(folder: Path, **settings: Any) -> Path:
     (folder / "prices.toml").write_text(PRICES)
-    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    if "base_url" in settings:
+        settings.setdefault("key_variable", "OPENAI_API_KEY")
+    kept = {name: value for name, value in settings.items() if value is not None}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in kept.items()]
     (folder / "annotator.toml").write_text("\n".join(["[judge]", *lines, ""]))
     return folder
 
@@ -146,6 +151,13 @@ def document(folder: Path, *arguments: str, command: str = "judge", code: int = 
     result = run(folder, *arguments, "--json", command=command)
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
+
+
+def doctors_finding(folder: Path, *arguments: str) -> dict[str, Any]:
+    """What doctor says of the judge."""
+    found = run(folder, "--json", *arguments, command="doctor").stdout
+    findings = json.JSONDecoder().raw_decode(found)[0]
+    return next(one for one in findings if one["what"] == "judge")
 
 
 def first_text(folder: Path, place: int = 0) -> str:
@@ -184,7 +196,8 @@ class TestDryRun:
         host = re.escape(host_of(server.url))
         assert re.search(rf"^route +rubric helpful v1, judge at {host}, mean and", result.stdout)
         assert f"{N_RESPONSES} of {N_RESPONSES} calls; 0 answered before" in result.stdout
-        assert re.search(r"about \$0\.\d+ for what is sent, at most \$0\.\d+ in all", result.stdout)
+        most = r"at most \$0\.\d+ in all if nothing has to be sent twice"
+        assert re.search(rf"about \$0\.\d+ for what is sent, {most}", result.stdout)
         assert "prices noted 2026-01-31" in result.stdout
         assert "$2.00, of which $0.00 is spent" in result.stdout
         assert "one small request" in result.stdout
@@ -242,27 +255,187 @@ class TestARun:
         assert "1 now, 27 before; 1 refused" in mended.stdout
         assert "is not asked again" in mended.stderr
 
+    def test_what_is_settled_does_not_keep_the_map_back(
+        self, project: Path, server: OpenAIServer
+    ) -> None:
+        server.always(faults.refusal(), when=first_text(project, 0))
+        server.always(faults.html(), when=first_text(project, 5))
+        assert "next-batch goes by it" in run(project).stdout
+        server.clear()
+        server.always(faults.error(500), when=first_text(project, 5))
+        n_maps = rows_of(project, "SELECT count(*) FROM datamap_builds")
+        kept_back = run(project)
+        assert re.search(r"^map +not made: 1 call has no answer; ", kept_back.stdout, re.M)
+        assert rows_of(project, "SELECT count(*) FROM datamap_builds") == n_maps
+
+    def test_the_map_that_was_not_made_is_named(self, project: Path, server: OpenAIServer) -> None:
+        run(project, "--route", "pairwise")  # whose map is now the newest judge's
+        server.always(faults.error(500), when=first_text(project, 0))
+        (named,) = re.findall(r"`annotator map --scores '(.+)'`", run(project).stdout)
+        assert named.startswith("judge:rubric:")
+        assert document(project, "--scores", named, command="map")["method"] == named
+
     def test_the_cap_is_kept(self, project: Path, server: OpenAIServer) -> None:
         cap = document(project, "--dry-run")["about_cost"] / 2
         result = run(project, "--max-cost", f"{cap:.6f}")
         assert result.exit_code == 3
+        n_scored = rows_of(project, "SELECT count(*) FROM scores")[0][0]
+        said = rf"^map +not made: {N_RESPONSES - n_scored} calls have no answer; `annotator map "
+        assert re.search(rf"{said}--scores judge` makes it of what there is$", result.stdout, re.M)
+        assert rows_of(project, "SELECT count(*) FROM datamap_builds") == [(0,)]
         assert "could pass the cap" in result.stderr and "raise --max-cost" in result.stderr
         assert "kept back by the cap" in result.stdout
         assert 0 < server.ledger.billed_microusd <= cap * 1e6
         assert document(project)["calls"]["ok"] > 0
         assert rows_of(project, "SELECT count(*) FROM scores") == [(N_RESPONSES,)]
 
+    def test_what_had_no_price_is_told_and_priced_before_a_cap_is_kept(
+        self, project: Path, server: OpenAIServer
+    ) -> None:
+        (project / "prices.toml").write_text(PRICES.replace("models.judge", "models.another"))
+        n_sent = N_RESPONSES + 1  # and the probe
+        unpriced = f"beside {n_sent} requests without a known price"
+        assert f"at most $0.00 in all runs {unpriced}" in run(project).stdout
+        (project / "prices.toml").write_text(PRICES)
+        assert document(project, "--dry-run")["n_unpriced"] == n_sent
+        assert (
+            f"of which $0.00 is spent {unpriced}"
+            in run(project, "--dry-run", "--max-cost", "2").stdout
+        )
+        done = document(project, "--max-cost", "2")
+        assert done["unpriced_in_all"] == 0
+        assert done["spent_in_all"] == server.ledger.billed_microusd / 1e6 > 0
+
+    def test_a_price_that_stays_unknown_is_in_the_document(self, project: Path) -> None:
+        (project / "prices.toml").write_text(PRICES.replace("models.judge", "models.another"))
+        assert document(project)["unpriced_in_all"] == N_RESPONSES + 1
+
+    def test_another_model_behind_the_name_is_told(
+        self, project: Path, server: OpenAIServer
+    ) -> None:
+        def renamed(answer: dict[str, Any]) -> dict[str, Any]:
+            return {**answer, "model": "judge-2"}
+
+        server.always(Fault("renamed", change=renamed), when=first_text(project, 2))
+        result = run(project)
+        assert result.exit_code == 0, result.output
+        assert re.search(r"^models +answers came from judge and judge-2: ", result.stdout, re.M)
+        assert document(project, "--seed", "1")["models"] == ["judge", "judge-2"]
+
+    def test_a_model_that_was_another_when_it_was_probed_is_told(
+        self, project: Path, server: OpenAIServer
+    ) -> None:
+        assert not re.search("^models", run(project, "--limit", "3").stdout, re.M)
+        server.always(Fault("renamed", change=lambda answer: {**answer, "model": "judge-2"}))
+        result = run(project)
+        assert "came from judge-2, and from judge when the server was probed" in result.stdout
+        assert document(project)["models"] == []  # nothing was asked
+
     def test_batches(self, project: Path, server: OpenAIServer) -> None:
         server.plan_batches([BatchPlan(by_poll=False)])
         begun = run(project, "--mode", "batch", "--no-wait")
         assert begun.exit_code == 3, begun.output
+        assert f"not made: {N_RESPONSES} calls have no answer" in begun.stdout
         assert f"{N_RESPONSES} in a batch that is not back" in begun.stdout
+        foretold = document(project, "--dry-run")
+        assert (foretold["n_in_batch"], foretold["n_to_ask"]) == (N_RESPONSES, 0)
+        assert foretold["most_cost"] == foretold["about_tokens_in"] == 0
+        assert f"before, {N_RESPONSES} in a batch that" in run(project, "--dry-run").stdout
         assert document(project, code=3)["calls"]["in_batch"] == N_RESPONSES  # live leaves it alone
         for _ in range(4):
             server.advance()
         done = document(project, "--mode", "batch", "--no-wait")
         assert done["recorded"]["n_scored"] == N_RESPONSES
         assert [end["ok"] for end in done["batches"]] == [N_RESPONSES]
+
+
+class TestWhoGetsTheKey:
+    """The server lets in whoever has the key; by its other name it is another host."""
+
+    @staticmethod
+    def elsewhere(server: OpenAIServer) -> str:
+        return server.url.replace("127.0.0.1", "localhost")
+
+    @pytest.fixture
+    def bare(self, project: Path, server: OpenAIServer) -> Path:
+        """The server is named by the file alone."""
+        return configured(project, model="judge", base_url=server.url, key_variable=None)
+
+    def test_a_folder_with_an_address_collects_no_key(
+        self, bare: Path, server: OpenAIServer
+    ) -> None:
+        result = run(bare)
+        assert result.exit_code == 1
+        host = server.url.split("/")[2]
+        assert result.stderr.count(f"OPENAI_API_KEY is withheld from {host}") == 1
+        assert 'key_variable = "OPENAI_API_KEY" or OPENAI_BASE_URL' in result.stderr
+        assert [arrival.status for arrival in server.ledger.arrivals] == [401]
+        found = doctors_finding(bare)
+        assert not found["ok"] and "is withheld from" in found["todo"]
+
+    def test_what_asks_for_no_key_is_reached_without(
+        self, bare: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with serving() as keyless:
+            configured(bare, model="judge", base_url=keyless.url, key_variable=None)
+            assert run(bare).stderr.count("is withheld") == 1
+            assert "reached; OPENAI_API_KEY is withheld" in doctors_finding(bare)["detail"]
+            assert "withheld" not in run(bare, "--dry-run").output
+            monkeypatch.delenv("OPENAI_API_KEY")
+            assert "withheld" not in run(bare).output
+
+    def test_the_environments_own_server_gets_it(
+        self, bare: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        assert document(bare)["calls"]["ok"] == N_RESPONSES
+        assert doctors_finding(bare)["ok"]
+        away = run(bare, "--base-url", self.elsewhere(server))
+        assert away.exit_code == 1 and "is withheld from localhost:" in away.stderr
+
+    @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "OTHER"])
+    def test_the_variable_that_is_named(
+        self, bare: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-of-somebody-else")
+        monkeypatch.setenv(name, KEY)
+        typed = ("--base-url", server.url, "--key-variable", name)
+        assert document(bare, *typed)["calls"]["ok"] == N_RESPONSES
+        missing = run(bare, *typed[:-1], "NOT_THERE")
+        assert missing.exit_code == 1 and "NOT_THERE, which is not set" in missing.stderr
+
+    def test_the_files_variable_is_for_the_files_server(
+        self, project: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert doctors_finding(project)["ok"]
+        typed = run(project, "--base-url", self.elsewhere(server))
+        assert typed.exit_code == 1 and "is withheld from localhost:" in typed.stderr
+        monkeypatch.setenv("ANNOTATOR_JUDGE_BASE_URL", self.elsewhere(server))
+        assert run(project).exit_code == 1
+        assert [arrival.status for arrival in server.ledger.chats] == [401, 401]
+
+    @pytest.mark.parametrize(
+        ("url", "home", "sent"),
+        [
+            (None, None, True),
+            ("https://api.openai.com/v1/", None, True),
+            ("https://API.openai.com:443/v2", None, True),
+            ("http://api.openai.com/v1", None, False),
+            (OPENAI_URL.replace(".com", ".com.example"), None, False),
+            ("https://api.openai.com@evil.example/v1", None, False),
+            ("https://api.openai.com:8443/v1", None, False),
+            (None, "http://mine/v1", False),
+            ("http://mine/other", "http://mine/v1", True),
+            ("http://mine:81/v1", "http://mine/v1", False),
+            ("https://mine/v1", "http://mine/v1", False),
+        ],
+    )
+    def test_a_server_is_scheme_name_and_port(
+        self, url: str | None, home: str | None, sent: bool
+    ) -> None:
+        found = server_key(url, None, {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": home or ""})
+        assert (found.value == KEY, bool(found.notice)) == (sent, not sent)
+        assert KEY not in repr(found) + found.notice
 
 
 class TestWhatStopsIt:
@@ -314,6 +487,8 @@ class TestWhatStopsIt:
         assert "top up the account" in result.stderr
         assert server.ledger.count() == 7
         assert rows_of(project, "SELECT count(*) FROM scores") == [(5,)]
+        assert f"not made: {N_RESPONSES - 5} calls have no answer" in result.stdout
+        assert rows_of(project, "SELECT count(*) FROM datamap_builds") == [(0,)]
 
     @pytest.mark.parametrize("model", ["no-logprobs", "forbidden-logprobs", "null-logprobs"])
     def test_without_log_probs_nothing_is_put_in_their_place(
@@ -429,11 +604,20 @@ class TestNextBatchGoesByIt:
                 continue  # the prompts' means are all 0: which is high is drawn anew
             assert chosen_prompts(project, f"datamap-{name}", 1) <= regions[name]
 
+    def test_it_says_which_scores_the_learner_was_told(self, project: Path) -> None:
+        dry = ("-n", "2", "--seed", "3", "--strategy", "hybrid", "--dry-run")
+        assert not re.search("^told", run(project, *dry, command="next-batch").stdout, re.M)
+        run(project, "--uncertainty", "samples", "--samples", "3")
+        run(project, command="map")
+        said = r"^told +rubric helpful-v1 by judge at \S+, from 3 samples$"
+        assert re.search(said, run(project, *dry, command="next-batch").stdout, re.M)
+
     def test_two_judges_two_maps(self, project: Path) -> None:
         with serving(brain=brains.grader(sd=0.3), key=KEY) as other:
             run(project)
             first = region_of_newest_map(project)
-            run(project, "--base-url", other.url, "--rubric", "aspects")
+            own = ("--base-url", other.url, "--key-variable", "OPENAI_API_KEY")
+            run(project, *own, "--rubric", "aspects")
         second = region_of_newest_map(project)
         assert first[0] != second[0]
         assert rows_of(project, "SELECT count(DISTINCT method) FROM scores") == [(2,)]
@@ -449,7 +633,7 @@ class TestOtherCommands:
         assert newest["method"].startswith("judge:pairwise:")
         older = document(project, "--scores", "judge:r", command="map")
         assert older["method"].startswith("judge:rubric:")
-        assert older["scores"].startswith("rubric helpful-v1 by judge at ")
+        assert re.fullmatch(r"rubric helpful-v1 by judge at \S+, from log-probs", older["scores"])
         # That map is now the newest.
         assert document(project, "--scores", "judge", command="map") == older
         both = run(project, "--scores", "judge:", command="map")
@@ -482,11 +666,7 @@ class TestOtherCommands:
     def test_doctor_looks_at_the_judge(
         self, project: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def finding(*arguments: str) -> dict[str, Any]:
-            found = run(project, "--json", *arguments, command="doctor").stdout
-            findings = json.JSONDecoder().raw_decode(found)[0]
-            return next(one for one in findings if one["what"] == "judge")
-
+        finding = partial(doctors_finding, project)
         assert "reached; not probed yet" in finding()["detail"]
         assert "not looked at" in finding("--offline")["detail"]
         assert server.ledger.count() == 0

@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Database
 
-from annotator.errors import StoreBusy, StoreError
+from annotator.errors import JudgeBudget, StoreBusy, StoreError
 from annotator.signals.judges.ledger import (
     Claim,
     Closing,
     Held,
     Ledger,
     Ticket,
+    believable,
     failures,
     judging_lock,
     spending,
@@ -28,7 +29,7 @@ from annotator.signals.judges.ledger import (
 )
 from annotator.signals.judges.reply import ChatRequest, Usage
 from annotator.store import open_db, writing
-from tests.judged_world import asking, states, statuses
+from tests.judged_world import PRICE, asking, states, statuses
 
 HOST = "h/v1"
 
@@ -186,6 +187,52 @@ def test_what_a_dead_process_left_open_keeps_its_reservation(db: Database) -> No
     assert states(db) == {"ok": 1, "pending": 2}
     assert statuses(db) == {"ok": 1, "unknown": 2}
     assert again.spent == 24
+
+
+def test_what_was_sent_without_a_price_is_priced_by_its_tokens(db: Database) -> None:
+    ledger = Ledger(db, HOST)
+    a, b, c, d = claimed(ledger, "a", "b", "c", "d", reserve=None)
+    (reserved,) = claimed(ledger, "e")
+    usage = Usage(1000, 100, cached=400, cache_write=200)
+    ledger.write(
+        [
+            end(a, cost=None, usage=usage),
+            end(b, cost=None),  # no tokens either
+            end(c, cost=None, usage=Usage(0, 0)),  # as older versions recorded it
+            end(d, cost=0, usage=usage),  # surely not billed
+            end(reserved, cost=None, usage=usage),
+        ],
+        [],
+    )
+    assert (ledger.spent, spending(db).unpriced) == (10, 3)
+    assert ledger.price_unpriced("another", PRICE) == 0
+    assert ledger.price_unpriced("m", PRICE) == 1
+    # 400 at 0.15, 400 at 0.075, 200 at 0.15 and 100 at 0.60 dollars a million.
+    assert (ledger.spent, spending(db).known, spending(db).unpriced) == (190, 180, 2)
+    assert ledger.price_unpriced("m", PRICE) == 0
+
+
+def test_a_cap_is_refused_over_requests_of_whose_cost_nothing_is_known(db: Database) -> None:
+    free = Ledger(db, HOST)
+    a, b = claimed(free, "a", "b", reserve=None)
+    free.write([end(a, cost=None, usage=Usage(1000, 100))], [])
+    capped = Ledger(db, "elsewhere/v1", cap=1000)
+    with pytest.raises(JudgeBudget, match=r"2 earlier requests .*\(2 to m\)") as caught:
+        capped.recover()
+    assert caught.value.todo == "leave --max-cost out"  # one of them has no tokens
+    free.write([end(b, cost=None, usage=Usage(10, 1))], [])
+    with pytest.raises(JudgeBudget, match="2 earlier requests") as caught:
+        capped.recover()
+    assert "add m to a price table" in caught.value.todo
+    assert free.recover() == 0  # without a cap nothing is refused
+    free.price_unpriced("m", PRICE)
+    assert capped.recover() == 0
+    assert capped.spent == 210 + 3  # 2.1 is rounded up
+
+
+def test_a_prompt_of_no_tokens_is_not_believed() -> None:
+    assert believable(Usage(0, 0)) is believable(Usage(0, 5)) is None
+    assert believable(Usage(1, 0)) == Usage(1, 0)
 
 
 def test_what_a_batch_has_is_left_to_it(db: Database) -> None:

@@ -45,7 +45,9 @@ def _weighed(p_a: float, mass: float = 1.0, spelling: str = "{}") -> list[Reply]
         (0.9, 0.1, 0.9, 0.0, False),  # a in both orders
         (0.9, 0.3, 0.8, 0.04, False),
         (0.8, 0.8, 0.5, 0.36, True),  # whichever stands first: no opinion, much doubt
-        (0.6, 0.7, 0.45, 0.09, True),
+        (0.6, 0.7, 0.5, 0.09, True),
+        (0.95, 0.55, 0.5, 0.25, True),  # sure of a once and of b hardly: no win all the same
+        (0.45, 0.05, 0.5, 0.25, True),
         (0.2, 0.9, 0.15, 0.01, False),  # b in both orders
         (0.5, 0.1, 0.7, 0.16, False),  # one order names no winner
     ],
@@ -75,14 +77,17 @@ def test_naming_the_responses_the_other_way_mirrors_the_judgement(one: float, ot
 @pytest.mark.parametrize(
     ("a_first", "b_first", "expected"),
     [
-        ("A", "B", PairJudgement(1.0, 0.0, False, "integer", None)),
-        ("B", "A", PairJudgement(0.0, 0.0, False, "integer", None)),
+        ("A", "B", PairJudgement(1.0, None, False, "integer", None)),
+        ("B", "A", PairJudgement(0.0, None, False, "integer", None)),
         ("A", "A", PairJudgement(0.5, 1.0, True, "integer", None)),
         ("B", "B", PairJudgement(0.5, 1.0, True, "integer", None)),
     ],
 )
 def test_letters_alone(a_first: str, b_first: str, expected: PairJudgement) -> None:
-    assert judge_pair(_said(a_first), _said(b_first), "integer") == expected
+    """Two that agree say nothing of the judge's doubt: it is unknown, not none."""
+    found = judge_pair(_said(a_first), _said(b_first), "integer")
+    assert found == expected
+    assert found.variance == (0.25 if expected.flipped else None)
 
 
 def test_samples_give_shares() -> None:
@@ -210,6 +215,19 @@ def test_the_variance_is_that_of_scores_under_the_judges_noise() -> None:
     drawn = [potential(4, a, b, gap + rng.normal(0, np.sqrt(noise)), noise)[0] for _ in range(4000)]
     stated = potential(4, a, b, gap, noise)[1]
     np.testing.assert_allclose(np.var(drawn, axis=0), stated, rtol=0.1)
+
+
+def test_an_unknown_variance_is_that_of_the_scores_it_is_part_of() -> None:
+    """All pairs of four: a pair is in the scores of its two ends alone. A chain: in all."""
+    a, b = np.array(list(combinations(range(4), 2))).T
+    doubt = np.array([np.nan, 0.1, 0.2, 0.3, 0.4, 0.5])
+    prompts = np.zeros(4, dtype=np.int64)
+    score, variance = pairwise_scores(prompts, a, b, np.full(6, 0.7), doubt)
+    known = pairwise_scores(prompts, a, b, np.full(6, 0.7), np.nan_to_num(doubt))
+    np.testing.assert_allclose(score, known[0])
+    np.testing.assert_allclose(variance, [np.nan, np.nan, *known[1][2:]])
+    chain = pairwise_scores(prompts, a[[0, 3, 5]], b[[0, 3, 5]], np.full(3, 0.7), doubt[:3])
+    assert np.isnan(chain[1]).all()
 
 
 def test_many_prompts_shuffled_are_each_solved_alone() -> None:

@@ -150,7 +150,7 @@ class TestRubric:
         assert recorded(world, done.method) == pytest.approx(grades, abs=1e-6)
         doubts = [Distribution.around(grade).variance for grade in grades]
         assert variances(world, done.method) == pytest.approx(doubts, abs=1e-6)
-        words = f"rubric helpful-v1 by judge at {host_of(server.url)}"
+        words = f"rubric helpful-v1 by judge at {host_of(server.url)}, from log-probs"
         assert method_in_words(done.method, None) == words
 
     def test_the_same_run_again_asks_nothing(self, world: Database, server: OpenAIServer) -> None:
@@ -189,6 +189,27 @@ class TestRubric:
         methods = {RubricRoute(world, *way).method for way in ways}
         assert len(methods) == len(ways)
         assert RubricRoute(world, judge, load_rubric()).method in methods
+
+    @pytest.mark.parametrize(
+        ("how", "samples", "reading", "words"),
+        [
+            ("logprobs", 1, "logprobs", "from log-probs"),
+            ("samples", 8, "samples-8", "from 8 samples"),
+            ("samples", 16, "samples-16", "from 16 samples"),
+            ("integer", 1, "integer", "as written"),
+        ],
+    )
+    def test_a_method_says_how_answers_are_read(
+        self, world: Database, how: str, samples: int, reading: str, words: str
+    ) -> None:
+        judge = Judge("a:b@c", "h:1/v1", how, samples)
+        method = RubricRoute(world, judge, load_rubric()).method
+        named = re.fullmatch(r"judge:rubric:a:b@c@h:1/v1:helpful-v1-(.+):[0-9a-f]{8}", method)
+        assert named is not None and named[1] == reading
+        said = method_in_words(method, None)
+        assert said == f"rubric helpful-v1 by a:b@c at h:1/v1, {words}"
+        of_pairs = pairwise(world, judge).method
+        assert f"-{reading}:" in of_pairs and method_in_words(of_pairs, None).endswith(words)
 
     def test_an_answer_that_cannot_be_read_is_no_score(
         self, world: Database, server: OpenAIServer
@@ -450,6 +471,33 @@ class TestPairwise:
             variance is not None and variance > 0.1 for variance in variances(db, done.method)
         )
 
+    @pytest.mark.parametrize("how", ["logprobs", "integer"])
+    def test_orders_that_name_different_winners_leave_none(self, db: Database, how: str) -> None:
+        """The better one wins with .96 where it stands first, and with .4 where it does not."""
+        add_prompt(db, [user("Which?")], ["One. [[grade 3.9]]", "Two. [[grade 3]]"])
+        with serving(brain=brains.everyday(bias=1.75)) as server:
+            route = pairwise(db, judge_at(server, how))
+            ask(db, route, server)
+        done = route.record()
+        row = db.execute("SELECT p_a, judge_variance, flipped FROM judgements").fetchone()
+        ahead, behind = logistic(1.75 + 1.5 * 0.9), 1 - logistic(1.75 - 1.5 * 0.9)
+        v_swap = (ahead - behind) ** 2 if how == "logprobs" else 1.0
+        assert row == (0.5, pytest.approx(v_swap / 4, abs=1e-6), 1)
+        assert recorded(db, done.method) == pytest.approx([0, 0], abs=1e-12)
+        assert variances(db, done.method) == pytest.approx([v_swap / 4] * 2, abs=1e-6)
+
+    def test_letters_that_agree_tell_no_variance(
+        self, world: Database, server: OpenAIServer
+    ) -> None:
+        route = pairwise(world, judge_at(server, "integer"))
+        ask(world, route, server)
+        done = route.record()
+        assert done.n_flipped == 0 < done.n_judged
+        rows = world.execute("SELECT DISTINCT p_a IN (0, 1), judge_variance FROM judgements")
+        assert rows.fetchall() == [(1, None)]
+        assert done.n_scored > 0
+        assert set(variances(world, done.method)) == {None}
+
     def test_one_order_without_an_answer_is_no_judgement(self, db: Database) -> None:
         one, two = "One. [[grade 4]]", "Two. [[grade 2]]"
         add_prompt(db, [user("Which?")], [one, two])
@@ -562,7 +610,11 @@ class TestReference:
             for text in prompt.responses
         ]
         assert recorded(world, done.method) == pytest.approx(expected)
-        assert ":rouge-l:" in done.method
+        host = re.escape(host_of(writer.url))
+        # The answers are texts: no grade is read from them.
+        assert re.fullmatch(rf"judge:reference:judge@{host}:rouge-l:[0-9a-f]{{8}}", done.method)
+        words = f"reference rouge-l by judge at {host_of(writer.url)}"
+        assert method_in_words(done.method, None) == words
 
     def test_a_prompt_without_an_answer_has_no_scores(self, world: Database) -> None:
         with serving(brain=brains.reference_writer()) as writer:

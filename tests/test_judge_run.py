@@ -134,9 +134,11 @@ def test_a_request_that_comes_twice_is_sent_once(db: Database, server: OpenAISer
     random.Random(1).shuffle(requests)
     report = judge(db, server, requests)
     assert (report.ok, report.sent) == (10, 10)
-    # Whether the first had its answer by then is a matter of time.
-    assert report.repeated + report.cached == 190
+    # Whether the first has its answer by then or not.
+    assert (report.repeated, report.cached) == (190, 0)
     assert server.ledger.count() == 10
+    again = judge(db, server, requests)
+    assert (again.repeated, again.cached, again.sent) == (190, 10, 0)
 
 
 def test_no_more_are_out_than_configured_and_requests_are_taken_as_needed(db: Database) -> None:
@@ -345,6 +347,7 @@ def test_another_model_behind_the_name_is_probed_anew_and_told(
     report = judge(db, server, calls(5, model="renamed"))
     assert report.ok == 5
     assert report.models == {"renamed-2026-01-01"}
+    assert report.probed_as == {"renamed-2025"}
     assert known_findings(db, f"{server.host}/v1", "renamed") is None
 
 
@@ -437,12 +440,14 @@ def test_a_request_that_fails_and_comes_again_in_the_same_run_has_had_its_chance
 
 # 17: answers that are none
 
-ODD = [
+MALFORMED = [
     faults.html(),
     faults.bad_json(),
     faults.choices_null(),
     faults.choices_empty(),
     faults.message_missing(),
+]
+UNUSABLE = [
     faults.content_empty(),
     faults.content_null(),
     faults.grades("11"),
@@ -452,6 +457,7 @@ ODD = [
     faults.without_logprobs(),
     faults.weak_mass(0.5),
 ]
+ODD = [*MALFORMED, *UNUSABLE]
 
 
 @pytest.mark.parametrize("fault", ODD, ids=lambda fault: fault.name)
@@ -459,7 +465,7 @@ def test_an_answer_that_cannot_be_read_is_retried_then_left_visible(
     db: Database, server: OpenAIServer, fault: Fault
 ) -> None:
     server.always(fault, when="Response 3 ")
-    report = judge(db, server, calls(8), retries=2)
+    report = judge(db, server, calls(8, temperature=1), retries=2)
     assert (report.ok, report.parse_error, report.sent) == (7, 1, 10)
     state, raw, error = db.execute(
         "SELECT state, reply, error FROM judge_calls WHERE state <> 'ok'"
@@ -467,9 +473,35 @@ def test_an_answer_that_cannot_be_read_is_retried_then_left_visible(
     assert state == "parse_error"
     assert raw
     assert error
-    found = grades_of(db, server, calls(8))
+    found = grades_of(db, server, calls(8, temperature=1))
     assert [math.isnan(mean) for mean in found] == [i == 3 for i in range(8)]
     assert_books_agree(db, server)
+
+
+@pytest.mark.parametrize("retries", [0, 1, 4])
+@pytest.mark.parametrize("fault", UNUSABLE, ids=lambda fault: fault.name)
+def test_an_answer_that_comes_alike_each_time_is_not_bought_again_and_again(
+    db: Database, server: OpenAIServer, fault: Fault, retries: int
+) -> None:
+    server.always(fault, when="Response 3 ")
+    report = judge(db, server, calls(8), retries=retries)
+    assert (report.ok, report.parse_error, report.sent) == (7, 1, 8 + min(retries, 1))
+    again = judge(db, server, calls(8), retries=retries)
+    assert (again.cached, again.parse_error, again.sent) == (7, 1, 1)
+    assert judge(db, server, calls(8), retry_errors=False).sent == 0
+    server.clear()
+    assert judge(db, server, calls(8)).ok == 1
+    assert_books_agree(db, server)
+
+
+@pytest.mark.parametrize("fault", MALFORMED, ids=lambda fault: fault.name)
+def test_what_is_no_completion_is_the_servers_affair_at_any_temperature(
+    db: Database, server: OpenAIServer, fault: Fault
+) -> None:
+    server.always(fault, when="Response 3 ")
+    for _ in range(2):
+        assert judge(db, server, calls(8), retries=3).parse_error == 1
+    assert server.ledger.count() == 7 + 2 * 4
 
 
 @pytest.mark.parametrize("fault", ODD, ids=lambda fault: fault.name)
@@ -536,6 +568,7 @@ def test_whatever_happens_every_request_is_accounted_for(
         assert total(report) == n
         assert report.sent == server.ledger.count()
         assert sum(states(db).values()) == n
+        assert report.repeated == 0
         assert set(states(db)) <= {"ok", "refused", "parse_error", "api_error"}
         assert_books_agree(db, server)
         server.clear()
@@ -638,14 +671,49 @@ def test_an_unknown_cost_stays_unknown(db: Database, server: OpenAIServer) -> No
     assert spending(db).unpriced == 4
 
 
-def test_a_usage_that_cannot_be_true_is_unknown(db: Database, server: OpenAIServer) -> None:
+@pytest.mark.parametrize(("prompt", "completion"), [(10**30, 1), (0, 0), (0, 1)])
+def test_a_usage_that_cannot_be_true_is_unknown(
+    db: Database, server: OpenAIServer, prompt: int, completion: int
+) -> None:
     def absurd(document: dict[str, Any]) -> dict[str, Any]:
-        document["usage"] = {"prompt_tokens": 10**30, "completion_tokens": 1}
+        document["usage"] = {"prompt_tokens": prompt, "completion_tokens": completion}
         return document
 
     server.script([Fault("absurd", change=absurd)])
     report = judge(db, server, calls(1))
     assert (report.ok, report.unknown_cost) == (1, 1)
+    (most,) = db.execute("SELECT reserved_microusd FROM judge_attempts").fetchone()
+    assert spending(db).known == 0
+    assert spending(db).reserved == most > 0
+
+
+def test_the_cap_counts_what_was_sent_while_no_price_was_known(db: Database) -> None:
+    with serving(price=SERVER_PRICE) as server:
+        judge(db, server, calls(20), price=None)
+        billed = server.ledger.billed_microusd
+        report = judge(db, server, calls(40), max_cost=(billed - 1) / 1e6)
+        assert isinstance(report.problem, JudgeBudget)
+        assert (report.cached, report.budget, report.sent) == (20, 20, 0)
+        assert (spending(db).known, spending(db).unpriced) == (billed, 0)
+        # With room for some more, some more are sent, and the cap holds for all together.
+        cap = 4 * billed / 1e6
+        more = judge(db, server, calls(400), max_cost=cap)
+        assert more.ok > 0
+        assert more.budget > 0
+        assert server.ledger.billed_microusd <= cap * 1e6
+
+
+def test_a_cap_is_refused_where_nothing_is_known_of_earlier_cost(
+    db: Database, server: OpenAIServer
+) -> None:
+    judge(db, server, calls(2), price=None)
+    judge(db, server, calls(3, model="no-usage"), price=None)
+    sent = server.ledger.count()
+    with pytest.raises(JudgeBudget, match=r"3 earlier requests .*\(3 to no-usage\)") as caught:
+        judge(db, server, calls(9), max_cost=100.0)
+    assert "leave --max-cost out" in caught.value.todo
+    assert server.ledger.count() == sent
+    assert judge(db, server, calls(9)).ok == 7
 
 
 # 1, 27: stopping

@@ -128,6 +128,29 @@ def test_a_judge_that_was_never_wrong_has_an_interval() -> None:
     assert agreement(never, rng()).share.high == pytest.approx(1 - exact.low)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 9])
+def test_few_prompts_that_say_the_same_have_an_interval(n: int) -> None:
+    """Half right on each: by scipy, whose whole trials are twice as many halves of ones."""
+    of = verdicts([*range(n), *range(n)], [1] * 2 * n, [1.0] * n + [-1.0] * n)
+    found = agreement(of, rng()).share
+    assert found.value == 0.5
+    low, high = (stats.beta.ppf(q, n / 2 + i, n / 2 + 1 - i) for q, i in ((0.025, 0), (0.975, 1)))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    if n % 2 == 0:
+        exact = stats.binomtest(n // 2, n).proportion_ci(0.95, method="exact")
+        assert (found.low, found.high) == (pytest.approx(exact.low), pytest.approx(exact.high))
+
+
+def test_few_prompts_that_differ_have_no_narrower_interval_than_trials() -> None:
+    found = agreement(verdicts([0, 0, 1], [1, 1, 1], [1.0, -1.0, 1.0]), rng()).share
+    assert found.low < 0.1
+    assert found.high == pytest.approx(1.0, abs=0.01)
+    many = judged_world(1, n_prompts=40)
+    share, prompts = agreement(many, rng()).share, 40
+    exact = stats.binomtest(round(share.value * prompts), prompts).proportion_ci(0.95, "exact")
+    assert share.high - share.low < exact.high - exact.low
+
+
 def test_the_bootstrap_draws_prompts_and_not_pairs() -> None:
     """The spread of the replicates against the delta method for a ratio of prompt sums."""
     of = judged_world(5, n_prompts=200, spread=0.25)
@@ -461,6 +484,14 @@ def test_names_are_matched_by_pattern() -> None:
     names = ["llm:A/1", "llm:B", "human:1", "LLM:c"]
     assert matching(["llm:*"], names) == ["llm:A/1", "llm:B"]
     assert matching(["human:1", "llm:B"], names) == ["human:1", "llm:B"]
+
+
+def test_a_name_is_matched_before_a_pattern() -> None:
+    names = ["grade [v2]", "grade v", "llm:*", "llm:A", "why?"]
+    assert matching(["grade [v2]"], names) == ["grade [v2]"]
+    assert matching(["grade [vw]"], iter(names)) == ["grade v"]
+    assert matching(["llm:*"], names) == ["llm:*"]
+    assert matching(["llm:*", "*"], names) == names
 
 
 # Injection.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,10 @@ from transformers import (
 
 from annotator.candidates.catalog import response_table
 from annotator.candidates.identity import Message
-from annotator.errors import ScoreError
+from annotator.errors import ScoreError, StoreBusy
 from annotator.signals.datamap import build_map
 from annotator.signals.judges import reward_model
+from annotator.signals.judges.ledger import judging_lock
 from annotator.signals.judges.reward_model import (
     RewardModel,
     RewardReport,
@@ -32,6 +35,7 @@ from annotator.signals.judges.reward_model import (
     without_beginning,
 )
 from annotator.signals.scores import judge_counts, method_in_words, method_named, scores_by
+from annotator.store import open_db
 from tests.small_world import add_prompt
 
 WINDOW = 40
@@ -95,6 +99,15 @@ def make_llama(folder: Path, *, pad: bool, template: str = CHATML) -> Path:
     )
     LlamaForSequenceClassification(config).save_pretrained(folder)
     make_tokenizer(template=template, pad=pad).save_pretrained(folder)
+    return folder
+
+
+def broken(folder: Path, wrong: float) -> Path:
+    """The model of `folder`, one of whose heads gives that whatever it reads."""
+    model = BertForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.classifier.bias[-1] = wrong
+    model.save_pretrained(folder)
     return folder
 
 
@@ -188,7 +201,7 @@ class TestLongTexts:
         prompts = [[said("user", "a b")]] * 2
         rewards = model.score(prompts, ["c " * WINDOW, "c"])
         assert np.isnan(rewards.score).tolist() == [True, False]
-        assert rewards.n_cut == 0
+        assert (rewards.n_cut, rewards.n_too_long) == (0, 1)
 
     def test_dropping_the_beginning_goes_through_the_turns(self) -> None:
         prompt = [said("system", "abc"), said("user", "defg")]
@@ -196,6 +209,24 @@ class TestLongTexts:
         assert without_beginning(prompt, 2)[0]["content"] == "c"
         assert [turn["content"] for turn in without_beginning(prompt, 5)] == ["", "fg"]
         assert prompt[0]["content"] == "abc"
+
+    @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+    def test_a_logit_that_is_no_number_is_not_taken_for_a_long_text(
+        self, tmp_path: Path, wrong: float
+    ) -> None:
+        model = RewardModel(broken(make_bert(tmp_path / "rm", heads=2), wrong))
+        with pytest.raises(ScoreError, match="gives 2 of 2 responses a reward that is no number"):
+            model.score(PROMPTS[:3], ["a", "c " * WINDOW, "b"])
+        # A text that is too long by itself meets no weight.
+        rewards = model.score(PROMPTS[:1], ["c " * WINDOW])
+        assert rewards.n_too_long == 1 and np.isnan(rewards.score).all()
+
+    def test_a_model_without_a_window_cuts_nothing(self, tmp_path: Path) -> None:
+        model = RewardModel(make_llama(tmp_path / "rm", pad=True))
+        model.window = None
+        rewards = model.score(PROMPTS[:2], ["c " * 2 * WINDOW, "c"])
+        assert np.isfinite(rewards.score).all()
+        assert (rewards.n_cut, rewards.n_too_long) == (0, 0)
 
 
 class TestWhatIsRefused:
@@ -285,6 +316,56 @@ class TestScoreResponses:
         with pytest.raises(KeyboardInterrupt):
             score_responses(world, model)
         assert judge_counts(world) == {model.method: 8}
+
+    @pytest.mark.parametrize("window", [WINDOW, None])
+    def test_a_broken_model_records_nothing(
+        self, world: Database, tmp_path: Path, window: int | None
+    ) -> None:
+        model = RewardModel(broken(make_bert(tmp_path / "rm"), np.nan))
+        model.window = window
+        with pytest.raises(ScoreError, match="9 of 9 responses a reward that is no number"):
+            score_responses(world, model)
+        assert judge_counts(world) == {}
+
+    def test_of_two_at_once_one_waits_and_scores_what_is_left(
+        self, world: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = RewardModel(make_bert(tmp_path / "rm"))
+        monkeypatch.setattr(reward_model, "LOCK_SECONDS", 60.0)
+        score, waiting = model.score, Event()
+        late: list[Future[RewardReport]] = []
+
+        def second() -> RewardReport:
+            db = open_db(tmp_path / "annotator.db")
+            try:
+                return score_responses(db, model, on_wait=waiting.set)
+            finally:
+                db.close()
+
+        with ThreadPoolExecutor(1) as pool:
+
+            def begin_second(*arguments: Any) -> Any:
+                late.append(pool.submit(second))
+                assert waiting.wait(60)
+                return score(*arguments)
+
+            monkeypatch.setattr(model, "score", begin_second)
+            first = score_responses(world, model)
+            other = late[0].result(60)
+        assert len(late) == 1  # the second run had nothing to score
+        assert (first.n_known, first.n_scored) == (0, 9)
+        assert (other.n_known, other.n_scored) == (9, 0)
+        assert judge_counts(world) == {model.method: 9}
+
+    def test_another_that_goes_on_is_told_of(
+        self, world: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = RewardModel(make_bert(tmp_path / "rm"))
+        monkeypatch.setattr(reward_model, "LOCK_SECONDS", 0.1)
+        path = tmp_path / "annotator.db"
+        with judging_lock(path, wait_seconds=1), pytest.raises(StoreBusy, match="judging"):
+            score_responses(world, model)
+        assert judge_counts(world) == {}
 
     def test_a_map_leaves_the_scores_and_their_variance(
         self, world: Database, tmp_path: Path

@@ -15,7 +15,7 @@ from annotator.rounds.pool import build_pool
 from annotator.rounds.signalled import SignalledStrategy, sampled_prompts
 from annotator.signals.datamap import build_map
 from annotator.signals.embeddings import embed_missing
-from annotator.signals.scores import record_judged
+from annotator.signals.scores import PEER_AGREEMENT, record_judged
 from annotator.store import writing
 from strategies import STRATEGIES
 from strategies.pool import Pool, Selection, needs, signals_needed
@@ -23,6 +23,8 @@ from tests.fake_encoder import FakeEncoder
 from tests.small_world import add_prompts
 
 SIZES = [2, 5, 3, 2, 4, 6, 3]
+JUDGE = "judge:rubric:m@h:helpful-v1-logprobs:12345678"
+OTHER = "judge:rubric:m@h:helpful-v1-samples-8:12345678"
 GRADES = ("a_much_better", "a_better", "tie", "both_bad", "b_better", "b_much_better")
 
 
@@ -201,25 +203,75 @@ def test_a_round_says_what_it_learned_from(world: World) -> None:
     assert pool["setting"]["prior"]["own"] > 0 and pool["learner"] >= 1
 
 
-def test_the_scores_of_the_newest_map_are_told_to_the_learner(world: World) -> None:
-    """A judge whose map was made last is among the features, and the round says so."""
+def judged_by(world: World, method: str, *, downwards: bool = False) -> None:
+    """All responses but the first have a score by that judge."""
+    ids = [i for (i,) in world.db.execute("SELECT id FROM responses ORDER BY id")]
+    scores = np.linspace(1, 5, len(ids) - 1)[:: -1 if downwards else 1]
+    with writing(world.db):
+        record_judged(world.db, method, np.array(ids[1:]), scores, np.zeros(len(scores)))
+
+
+def came_with_the_data(world: World, name: str) -> str:
+    with writing(world.db):
+        world.db.execute(
+            "INSERT OR IGNORE INTO imports (id, file, dataset, format, started_at) "
+            "VALUES (1, 'f', 'd', 'native', '')"
+        )
+        world.db.execute(
+            "INSERT INTO source_scores SELECT id, ?, id * id % 7, 1 FROM responses", [name]
+        )
+    return f"data:{name}"
+
+
+def mapped(world: World, method: str = PEER_AGREEMENT) -> None:
+    encoder_id = world.encoder_id if method == PEER_AGREEMENT else None
+    build_map(world.db, world.path, encoder_id, method)
+
+
+def told(world: World) -> object:
+    """What the round says that its learner was told."""
+    return world.choose(2).head.pool.get("scores")
+
+
+def test_a_judges_scores_are_told_to_the_learner(world: World) -> None:
     world.choose(10)
     world.answer("a_better")
-    before = world.choose(5)
-    assert "scores" not in before.head.pool
-    ids = [i for (i,) in world.db.execute("SELECT id FROM responses ORDER BY id")]
-    with writing(world.db):
-        record_judged(
-            world.db, "judge:rubric:m@h:helpful:1", np.array(ids[1:]),
-            np.linspace(1, 5, len(ids) - 1), np.zeros(len(ids) - 1),
-        )  # fmt: skip
-    build_map(world.db, world.path, None, "judge:rubric:m@h:helpful:1")
-    judged = world.choose(5)
-    assert judged.head.pool["scores"] == "judge:rubric:m@h:helpful:1"
-    with_judge = shown_to(world, "posterior")
-    build_map(world.db, world.path, world.encoder_id)  # peer agreement again
-    without = shown_to(world, "posterior")
-    assert not np.allclose(with_judge.signal("pair_variance"), without.signal("pair_variance"))
+    assert told(world) is None
+    without = shown_to(world, "posterior").signal("pair_variance")
+    judged_by(world, JUDGE)
+    assert told(world) == JUDGE  # the only one, mapped or not
+    with_judge = shown_to(world, "posterior").signal("pair_variance")
+    assert not np.allclose(with_judge, without)
+    mapped(world, JUDGE)
+    mapped(world)  # peer agreement, looked at last
+    assert told(world) == JUDGE
+    np.testing.assert_allclose(shown_to(world, "posterior").signal("pair_variance"), with_judge)
+
+
+def test_of_several_judges_the_one_mapped_last_is_told(world: World) -> None:
+    judged_by(world, JUDGE)
+    judged_by(world, OTHER, downwards=True)
+    mapped(world)
+    assert told(world) is None
+    for method in (OTHER, JUDGE):
+        mapped(world, method)
+        mapped(world)
+        assert told(world) == method
+
+
+def test_scores_of_the_data_are_told_unless_people_gave_them(world: World) -> None:
+    model, people = came_with_the_data(world, "llm:m"), came_with_the_data(world, "human:mean")
+    assert told(world) is None
+    mapped(world, people)
+    assert told(world) is None
+    judged_by(world, JUDGE)
+    assert told(world) == JUDGE
+    mapped(world, model)
+    mapped(world, people)
+    assert told(world) == model
+    mapped(world, JUDGE)
+    mapped(world, people)
+    assert told(world) == JUDGE
 
 
 def test_needs_are_read_from_the_strategy() -> None:

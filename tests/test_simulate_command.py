@@ -384,3 +384,34 @@ def test_maps_of_several_judges_are_compared(encoder: FakeEncoder, small_learner
     unknown = run(path, *arguments[:4], "--strategies", "datamap-low-mean@llm:three")
     assert unknown.exit_code == 1
     assert "llm:three" in unknown.stderr and "llm:one, llm:two" in unknown.stderr
+
+
+def test_scores_count_as_a_judges_by_their_name_alone(
+    encoder: FakeEncoder, small_learner: None
+) -> None:
+    """Whatever else people's scores are called; another name has to be given exactly."""
+    rng = np.random.default_rng(2)
+    rows = [prompt_row(i, rng, ("human",)) for i in range(12)]
+    names = ["rater [1]", "people:2", "rm:small", "judge:rubric", "llm:one"]
+    for row in rows:
+        for response in row["responses"]:
+            response["scores"] = {name: float(rng.random()) for name in names}
+    path = Path("judged.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    few = (path, "--budgets", "10,20", "--seeds", "2", "--strategies", "real-easy")
+    for pattern, unsaid in (("*", "people:2, rater [1]"), ("p*", "people:2"), ("r*", "rater [1]")):
+        refused = run(*few, "--scores", pattern)
+        assert refused.exit_code == 1
+        assert f"may be people's: {unsaid}" in " ".join(refused.stderr.split())
+        assert "exactly" in refused.stderr
+    for name in ("rm:*", "j*", "llm:one"):
+        done = run(*few, "--scores", name, "--json", "-")
+        assert done.exit_code == 0, done.output
+        assert not any("because it was named" in note for note in json.loads(done.stdout)["notes"])
+    named = run(*few, "--scores", "rater [1]", "--json", "-")
+    assert named.exit_code == 0, named.output
+    document = json.loads(named.stdout)
+    assert document["judge"] == "rater [1]"
+    note = "The score rater [1] counts as a judge's because it was named"
+    assert any(one.startswith(note) for one in document["notes"])
+    assert note in run(*few, "--scores", "rater [1]").stdout

@@ -59,9 +59,9 @@ def test_a_page_is_made_of_the_json_alone(
     script.main()
     largest = document["budgets"][-1]
     written = (tmp_path / "savings.md").read_text(encoding="utf-8")
-    assert [line[3:] for line in written.splitlines() if line.startswith("## ")] == [
-        "What was measured", *(f"synthetic, {metric}, {largest} votes, 2 seeds" for metric in METRICS)
-    ]  # fmt: skip
+    titles = [f"synthetic, {metric}, {largest} votes, 2 seeds" for metric in METRICS]
+    said = [line[3:] for line in written.splitlines() if line.startswith("## ")]
+    assert said == ["What was measured", *titles]
     assert written.count(f"[2 strategies, {largest} votes, 2 seeds](#synthetic-") == len(METRICS)
     assert written.count("| `real-easy` |") == len(METRICS)
 

@@ -22,6 +22,8 @@ from annotator.cli.map import build_and_report, plot_path
 
 if TYPE_CHECKING:
     from annotator.signals.datamap import MapBuild
+    from annotator.signals.judges.routes import Route
+    from annotator.signals.judges.runner import RunReport
 
 ROUTES = ("rubric", "reference", "pairwise", "reward-model", "peer", "data")
 
@@ -92,6 +94,11 @@ def _patterns(_: click.Context, __: click.Parameter, value: str | None) -> list[
     metavar="URL",
     callback=_url,
     help="A server that speaks the OpenAI API.  [default: OPENAI_BASE_URL, annotator.toml, OpenAI]",
+)
+@click.option(
+    "--key-variable",
+    metavar="NAME",
+    help="The environment variable with the key for --base-url.  [default: annotator.toml]",
 )
 @click.option(
     "--rubric", metavar="NAME", help="A rubric's name or file.  [default: annotator.toml]"
@@ -222,7 +229,11 @@ def judge(
 
     Every answer is kept, so nothing is paid for twice: the same command goes on where it
     stopped, and asks again what was not answered. A response without an answer has no score.
-    The key comes from OPENAI_API_KEY. Exit status 3: some calls have no answer.
+    Exit status 3: some calls have no answer.
+
+    The key in OPENAI_API_KEY goes to OpenAI, or to the server of OPENAI_BASE_URL, and to no other.
+    A server that annotator.toml or --base-url names gets the key in the variable that key_variable
+    or --key-variable names, or none.
 
     --check asks nothing: it says how far a judge can be trusted, against people's votes, or with
     FILE against the labels beside its scores. --check --inject N asks it again, to see whether a
@@ -234,6 +245,8 @@ def judge(
         return
     with open_project(project_dir) as project:
         given = {name: value for name, value in flags.items() if value is not None}
+        if "base_url" in given:
+            given.setdefault("key_variable", None)  # the file's is for the file's server
         settings = project.settings.judge.model_copy(update=given)
         ask = Ask(project, settings, limit, seed, retry_errors, probe_again, wait, as_json)
         if inject is not None:
@@ -254,15 +267,45 @@ def _judge(ask: Ask) -> None:
     """Probes, asks, records, maps and reports."""
     judge, route, run = asked(ask, route_of_settings)
     recorded = None if run.interrupted else route.record()
-    build = _map(ask, recorded.method) if recorded else None
+    n_open = _n_open(ask, route, run)
+    build = _map(ask, recorded.method) if recorded and not n_open else None
     db = ask.project.db
     told = (db, ask.settings, judge, route, run, recorded)
     if ask.as_json:
         echo_json(report.run_document(*told) | {"map": report.map_document(db, build)})
     else:
-        map_rows = _map_rows(ask, build) if recorded else []
-        echo_rows([*report.run_rows(*told), *map_rows])
+        rows = report.run_rows(*told)
+        if recorded and n_open and ask.limit is None:
+            rows.append(("map", _not_made(ask, recorded.method, n_open)))
+        elif recorded:
+            rows += _map_rows(ask, build)
+        echo_rows(rows)
     exit_unless_whole(ask, run)
+
+
+def _n_open(ask: Ask, route: Route, run: RunReport) -> int:
+    """Calls without an answer that a later run can get one to; at least 1 of a stopped run.
+
+    What was refused, and what could not be read however often it was asked, is settled.
+    """
+    settled = run.ok + run.cached + run.repeated + run.refused + run.parse_error
+    return max(route.n_calls(ask.limit) - settled, run.stopped is not None)
+
+
+def _not_made(ask: Ask, method: str, n_open: int) -> str:
+    from annotator.errors import ScoreError
+    from annotator.signals.scores import NEWEST_JUDGE, method_named
+
+    try:
+        is_newest = method_named(ask.project.db, NEWEST_JUDGE) == method
+    except ScoreError:
+        is_newest = False
+    name = NEWEST_JUDGE if is_newest else f"'{method}'"
+    have = "call has" if n_open == 1 else "calls have"
+    return (
+        f"not made: {n_open:,} {have} no answer; `annotator map --scores {name}` makes it of what "
+        "there is"
+    )
 
 
 def _map_rows(ask: Ask, build: MapBuild | None) -> report.Rows:

@@ -18,15 +18,13 @@ if TYPE_CHECKING:
     from annotator.config import JudgeSettings
     from annotator.signals.judges.capabilities import Findings
     from annotator.signals.judges.client import ClientSettings
+    from annotator.signals.judges.keys import ServerKey
     from annotator.signals.judges.prices import Price
     from annotator.signals.judges.reference_route import Similarity
     from annotator.signals.judges.routes import Judge, Route
     from annotator.signals.judges.runner import RunReport, RunSettings
 
 AnyRoute = TypeVar("AnyRoute", bound="Route")
-
-KEY_VARIABLE = "OPENAI_API_KEY"
-OPENAI_HOST = "api.openai.com"
 
 
 @dataclass(frozen=True)
@@ -64,20 +62,11 @@ class Ask:
         )
 
     @property
-    def where(self) -> ClientSettings:
-        """The server and its key; raises ConfigError where OpenAI's is missing."""
-        from annotator.errors import ConfigError
-        from annotator.signals.judges.client import ClientSettings
+    def key(self) -> ServerKey:
+        """The server's key; raises ConfigError where one is missing."""
+        from annotator.signals.judges.keys import server_key
 
-        key = os.environ.get(KEY_VARIABLE) or None
-        if key is None and self.host.split("/")[0] == OPENAI_HOST:
-            raise ConfigError(
-                f"{OPENAI_HOST} wants a key, and {KEY_VARIABLE} is not set",
-                expected="your API key in that variable, or a server of your own",
-                todo=f"export {KEY_VARIABLE}=..., or set [judge] base_url, for example to "
-                "http://localhost:11434/v1",
-            )
-        return ClientSettings(self.settings.base_url, key)
+        return server_key(self.settings.base_url, self.settings.key_variable, os.environ)
 
     @property
     def host(self) -> str:
@@ -198,7 +187,7 @@ def asked(
 
     project = ask.project
     check_candidates(project.db)
-    settings, where = ask.run_settings(), ask.where
+    settings, where = ask.run_settings(), _where(ask)
     findings = ensure_findings(
         project.db, project.database_path, where, ask.model, settings, again=ask.probe_again
     )
@@ -207,12 +196,22 @@ def asked(
     return judge, route, _ask_all(ask, route, where, settings)
 
 
+def _where(ask: Ask) -> ClientSettings:
+    """The server and its key, or a word on the key that it does not get."""
+    from annotator.signals.judges.client import ClientSettings
+
+    key = ask.key
+    if key.notice:
+        click.echo(key.notice, err=True)
+    return ClientSettings(ask.settings.base_url, key.value)
+
+
 def _ask_all(ask: Ask, route: Route, where: ClientSettings, settings: RunSettings) -> RunReport:
     from annotator.progress import progress_bar
     from annotator.signals.judges.batches import run_batches
     from annotator.signals.judges.runner import run_calls
 
-    in_batches = partial(run_batches, wait=ask.wait)
+    in_batches = partial(run_batches, purpose=route.purpose, wait=ask.wait)
     run: Callable[..., RunReport] = in_batches if ask.settings.mode == "batch" else run_calls
     with progress_bar(route.n_calls(ask.limit), "judge", "calls") as progress:
         return run(

@@ -85,6 +85,8 @@ def _show_check(
         echo_rows([*asked, ("", "")])
     for line in lines(found.document):
         click.echo(line)
+    if plot is not None:
+        click.echo(f"\nplot  {plot}")
 
 
 def _draw_check(found: JudgeCheck, path: Path) -> None:

@@ -31,6 +31,8 @@ def forecast_rows(
 ) -> Rows:
     """What a run would ask and cost. `spent` is what judging has cost at most so far."""
     asked = f"{found.n_to_ask:,} of {found.n_calls:,} calls; {found.n_answered:,} answered before"
+    if found.n_in_batch:
+        asked += f", {found.n_in_batch:,} in a batch that is not back"
     rows: Rows = [
         ("route", in_words(judge, route)),
         ("to ask", asked + (f", {found.n_refused:,} refused" if found.n_refused else "")),
@@ -46,7 +48,8 @@ def forecast_rows(
             )
         )
     if settings.max_cost is not None:
-        rows.append(("cap", f"{usd(settings.max_cost)}, of which {usd(spent)} is spent"))
+        unpriced = _besides(found.n_unpriced)
+        rows.append(("cap", f"{usd(settings.max_cost)}, of which {usd(spent)} is spent{unpriced}"))
     return rows
 
 
@@ -55,7 +58,7 @@ def _price_in_words(judge: Judge, found: Forecast, price: Price | None) -> str:
         return f"not known: no price table has {judge.model}"
     return (
         f"about {usd(found.about_cost)} for what is sent, at most {usd(found.most_cost)} in all "
-        f"(prices noted {price.as_of})"
+        f"if nothing has to be sent twice (prices noted {price.as_of})"
     )
 
 
@@ -69,7 +72,7 @@ def forecast_document(
     *,
     probed: bool,
 ) -> dict[str, Any]:
-    """The same as JSON."""
+    """The same as JSON. `most_cost` holds if nothing has to be sent twice."""
     return {
         **_asked(settings, judge, route),
         "probed": probed,
@@ -96,7 +99,10 @@ def run_rows(
         ("answered", f"{answered}; {failed}" if failed else answered),
         ("spent", _spent_in_words(db, settings, judge, report)),
         *(("batch", end.words) for end in _ends(report) if not end.is_plain),
+        *(("waiting", words) for words in [getattr(report, "others_in_words", None)] if words),
     ]
+    if changed := _change_of_model(report):
+        rows.append(("models", changed))
     if recorded is None:
         return rows
     n_responses = recorded.n_scored + recorded.n_unscored
@@ -116,6 +122,16 @@ def run_rows(
     return rows
 
 
+def _change_of_model(report: RunReport) -> str:
+    """Under what names the server answered, where that is not one; else empty."""
+    if len(report.models | report.probed_as) < 2 or not report.models:
+        return ""
+    words = f"answers came from {' and '.join(sorted(report.models))}"
+    if before := report.probed_as - report.models:
+        words += f", and from {' and '.join(sorted(before))} when the server was probed"
+    return f"{words}: another model may stand behind the name, and scores of both under one method"
+
+
 def _ends(report: RunReport) -> list[BatchEnd]:
     """What the run's batches came to; a live run has none."""
     return list(getattr(report, "ends", []))
@@ -130,13 +146,15 @@ def run_document(
     recorded: Recorded | None,
 ) -> dict[str, Any]:
     """The same as JSON."""
-    left_out = ("models", "problem", "seconds", "ends")
+    left_out = ("models", "probed_as", "problem", "seconds", "ends")
     return {
         **_asked(settings, judge, route),
         "calls": {name: n for name, n in report.__dict__.items() if name not in left_out},
+        "models": sorted(report.models),
         "batches": [end.__dict__ for end in _ends(report)],
         "seconds": round(report.seconds, 3),
         "spent_in_all": spent_at_most(db),
+        "unpriced_in_all": _unpriced(db),
         "max_cost": settings.max_cost,
         "recorded": None if recorded is None else recorded.__dict__,
     }
@@ -182,13 +200,27 @@ def only_refused(report: RunReport) -> bool:
 
 
 def _spent_in_words(db: Database, settings: JudgeSettings, judge: Judge, report: RunReport) -> str:
+    unpriced = _besides(_unpriced(db))
     if report.cost_usd is None:
-        return f"not known: no price table has {judge.model}; {report.sent:,} requests sent"
+        return (
+            f"not known: no price table has {judge.model}; {report.sent:,} requests sent; "
+            f"at most {usd(spent_at_most(db))} in all runs{unpriced}"
+        )
     words = f"{usd(report.cost_usd)} for {report.sent:,} requests"
     if report.unknown_cost:
         words += f", {report.unknown_cost:,} of unknown cost not counted"
-    words += f"; at most {usd(spent_at_most(db))} in all runs"
+    words += f"; at most {usd(spent_at_most(db))} in all runs{unpriced}"
     return words if settings.max_cost is None else f"{words}, of {usd(settings.max_cost)}"
+
+
+def _besides(n_unpriced: int) -> str:
+    return f" beside {n_unpriced:,} requests without a known price" if n_unpriced else ""
+
+
+def _unpriced(db: Database) -> int:
+    from annotator.signals.judges.ledger import spending
+
+    return spending(db).unpriced
 
 
 def spent_at_most(db: Database) -> float:

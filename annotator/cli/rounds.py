@@ -216,6 +216,8 @@ def _head(batch: Batch) -> dict[str, Any]:
 
 
 def _batch_rows(batch: Batch) -> list[tuple[str, object]]:
+    from annotator.signals.scores import method_in_words
+
     head = batch.head
     name = "round" if batch.round_id else "dry run"
     rows: list[tuple[str, object]] = [
@@ -232,6 +234,8 @@ def _batch_rows(batch: Batch) -> list[tuple[str, object]]:
     if "n_votes" in head.pool:
         learned = f"from {head.pool['n_votes']:,} votes" if head.pool["n_votes"] else "no votes yet"
         rows.append(("learned", f"{learned}; looked at {head.pool['n_looked_at']:,} pairs"))
+    if told := head.pool.get("scores"):
+        rows.append(("told", method_in_words(str(told), None)))
     return rows
 
 

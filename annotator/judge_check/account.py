@@ -73,7 +73,8 @@ def account(evidence: Evidence, seed: int) -> JudgeCheck:
         "judges": evidence.judges,
         "seed": seed,
         "people": _people(evidence, verdicts, rng),
-        **_agreement(verdicts, rng),
+        **(agreed := _agreement(verdicts, rng)),
+        "conclusive": agreed["agreement"]["prompts"] >= FEWEST_PROMPTS,
         "longer": _longer(evidence, verdicts, rng),
         "calibration": _calibrations(evidence, verdicts, rng),
         "slope": _rounded(slope(verdicts)),
@@ -280,8 +281,9 @@ def _notes(evidence: Evidence, document: Document) -> list[str]:
     n_prompts = document["agreement"]["prompts"]
     if n_prompts < FEWEST_PROMPTS:
         notes.append(
-            f"The counted pairs are on {n_prompts} prompts: intervals from fewer than "
-            f"{FEWEST_PROMPTS} are too narrow to go by."
+            f"The counted pairs are on {n_prompts} prompt{'s' if n_prompts != 1 else ''}: "
+            f"intervals from fewer than {FEWEST_PROMPTS} are too narrow for a verdict, so none is "
+            "given."
         )
     if document["pairs"]["unscored"]:
         notes.append(

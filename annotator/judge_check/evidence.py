@@ -75,7 +75,8 @@ class Evidence:
     """Everything that a check measures.
 
     - `panel` the judge or judges; `variance` (n_judges, n_responses) their doubt about each score,
-      None where they gave none. Where the panel is empty, `pair_judges` are the judges.
+      None where they gave none, and NaN for scores whose errors hang together. Where the panel is
+      empty, `pair_judges` are the judges.
     - `prompt_of_response` (n_responses,), `log_length` (n_responses,) of the text's characters, NaN
       where the text is not there.
     - `pair_a`, `pair_b`, `people` (n_pairs,) the pairs that people spoke on, and their verdict: 1
@@ -129,7 +130,7 @@ class Evidence:
     def gap_variance(self) -> Floats | None:
         """The judges' own variance of their mean gap, (n_pairs,), were their errors independent.
 
-        NaN where one of the judges told none; None where nobody did.
+        NaN where one of the judges told none, or none that can be added; None where nobody did.
         """
         if self.variance is None or not np.any(~np.isnan(self.variance)):
             return None

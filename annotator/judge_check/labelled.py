@@ -7,7 +7,7 @@ still has its scores, and some published sets give scores alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from annotator.signals.judges.trust import signs
 from strategies.within_prompt import Floats, Positions, all_pairs
 
 JUDGES = ("llm:*",)
+ORDERS = {"original": 1, "swapped": -1}  # a comparison's field `order`
 
 
 @dataclass
@@ -46,12 +47,17 @@ class _Labelled:
     prompt_of_response: list[int] = field(default_factory=list)
     n_characters: list[int] = field(default_factory=list)
     scores: list[dict[str, float]] = field(default_factory=list)
-    labels: dict[str, list[tuple[int, int, int]]] = field(default_factory=lambda: defaultdict(list))
+    labels: dict[str, list[tuple[int, int, int, int]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     datasets: set[str] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
 
-    def add(self, candidate: Candidate, dataset: str) -> None:
-        """One row. Rows of equal prompts are one prompt: its responses are drawn together."""
+    def add(self, candidate: Candidate, dataset: str, orders: Sequence[int]) -> None:
+        """One row, and the order that each of its labels was given in (see `_orders`).
+
+        Rows of equal prompts are one prompt: its responses are drawn together.
+        """
         prompt = self.prompts.setdefault(prompt_key(candidate.messages), len(self.prompts))
         first = len(self.scores)
         self.datasets.add(candidate.dataset or dataset)
@@ -59,11 +65,11 @@ class _Labelled:
             self.prompt_of_response.append(prompt)
             self.n_characters.append(len(response.text))
             self.scores.append(response.scores)
-        for label in candidate.labels:
-            self._add_label(label, first)
+        for label, order in zip(candidate.labels, orders, strict=True):
+            self._add_label(label, first, order)
 
-    def _add_label(self, label: Label, first: int) -> None:
-        row = (first + label.a, first + label.b, GRADE[label.label])
+    def _add_label(self, label: Label, first: int, order: int) -> None:
+        row = (first + label.a, first + label.b, GRADE[label.label], order)
         self.labels[label.kind].append(row)
 
     def score_names(self) -> set[str]:
@@ -78,8 +84,18 @@ class _Labelled:
 
     def votes(self, kind: str) -> tuple[Positions, Positions, Positions]:
         """Labels of a kind as arrays (n,): positions of both responses, grade."""
-        table = np.array(self.labels[kind], dtype=np.int64).reshape(-1, 3)
+        table = np.array(self.labels[kind], dtype=np.int64).reshape(-1, 4)
         return table[:, 0], table[:, 1], table[:, 2]
+
+    def orders(self, kind: str) -> Positions:
+        """The order that each of these labels was given in, (n,).
+
+        1 and -1 where the file says original and swapped, else 2 and -2 by which of the two
+        responses the label names first: only opposite numbers are both orders.
+        """
+        table = np.array(self.labels[kind], dtype=np.int64).reshape(-1, 4)
+        named: Positions = 2 * np.sign(table[:, 1] - table[:, 0])
+        return np.where(table[:, 3] != 0, table[:, 3], named)
 
 
 def check_files(
@@ -121,9 +137,23 @@ def _read(path: Path, format: str | None, into: _Labelled) -> None:
             try:
                 if record.row is None:
                     raise RejectedRow(record.problem or "")
-                into.add(chosen.read(record.row), dataset_name(path))
+                candidate = chosen.read(record.row)
+                orders = _orders(record.row, len(candidate.labels))
+                into.add(candidate, dataset_name(path), orders)
             except RejectedRow as refusal:
                 into.refused.append(f"{path.name}, line {record.line}: {refusal.found}")
+
+
+def _orders(row: Mapping[str, object], n_labels: int) -> list[int]:
+    """What the row's comparisons say of the order they were judged in: ORDERS, 0 for nothing.
+
+    Import has no use for it, so the formats leave it out.
+    """
+    comparisons = row.get("comparisons")
+    if not isinstance(comparisons, list) or len(comparisons) != n_labels:
+        return [0] * n_labels
+    said = (one.get("order") if isinstance(one, dict) else None for one in comparisons)
+    return [ORDERS.get(order, 0) if isinstance(order, str) else 0 for order in said]
 
 
 def _format(records: RecordFile, format: str | None) -> Format:
@@ -210,12 +240,26 @@ def _pair_judges(
         for at, pair in enumerate(zip(votes.a.tolist(), votes.b.tolist(), strict=True)):
             if pair in place:
                 verdict[place[pair]] = net[at] / n[at]
-        yield PairJudge(name, verdict, _twice(votes, prompts))
+        yield PairJudge(name, verdict, _twice(votes, _sum_of_orders(read, name), prompts))
 
 
-def _twice(votes: PairVotes, prompts: Positions) -> SwappedVerdicts | None:
-    """The pairs with just two verdicts, which are those of the two orders: one each."""
-    two = votes.for_a + votes.for_b + votes.tied == 2
+def _sum_of_orders(read: _Labelled, kind: str) -> Positions:
+    """The orders of each pair's labels added up, in the order of PairVotes, (n_pairs,)."""
+    first, second, _ = read.votes(kind)
+    ends = np.stack((np.minimum(first, second), np.maximum(first, second)))
+    _, which = np.unique(ends, axis=1, return_inverse=True)
+    sums: Positions = np.bincount(which.reshape(-1), weights=read.orders(kind)).astype(np.int64)
+    return sums
+
+
+def _twice(
+    votes: PairVotes, sum_of_orders: Positions, prompts: Positions
+) -> SwappedVerdicts | None:
+    """The pairs with just two verdicts, one in each order; None where no pair is known to be one.
+
+    Two verdicts in one order differ by chance alone, and say nothing of flips.
+    """
+    two = (votes.for_a + votes.for_b + votes.tied == 2) & (sum_of_orders == 0)
     if not two.any():
         return None
     alike = np.maximum(np.maximum(votes.for_a, votes.for_b), votes.tied) == 2

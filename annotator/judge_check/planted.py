@@ -150,5 +150,11 @@ def check_planted(db: Database, route: PlantedRoute, *, seed: int = 0) -> JudgeC
 
 def _without_people(method: str, seed: int, nobody: NobodyVoted) -> JudgeCheck:
     note = f"The judge is not held against people: {nobody.found}."
-    document: Document = {"judges": [method], "seed": seed, "people": None, "notes": [note]}
+    document: Document = {
+        "judges": [method],
+        "seed": seed,
+        "people": None,
+        "conclusive": False,
+        "notes": [note],
+    }
     return JudgeCheck(document, np.array([]), np.array([]))

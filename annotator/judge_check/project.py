@@ -46,6 +46,7 @@ def check_project(db: Database, methods: Sequence[str], *, seed: int = 0) -> Jud
     prompt_ids, prompts = np.unique(table.prompt_ids, return_inverse=True)
     prompt_of_response: Positions = prompts.astype(np.int64)
     votes, about, notes = _votes(db, table)
+    notes += _variances_that_hang_together(db, methods)
     region, region_from = _regions(db, prompt_ids, panel.mean(), prompt_of_response, seed)
     evidence = Evidence(
         panel=panel,
@@ -77,11 +78,32 @@ def _scores(db: Database, method: str, response_ids: Ids) -> Floats:
 
 
 def _variances(db: Database, method: str, response_ids: Ids) -> Floats:
-    """The judge's own variance of each score, NaN where it told none."""
+    """The judge's own variance of each score, NaN where it told none.
+
+    And where it judged pairs: the errors of such scores of one prompt hang together (of two they
+    are opposite), so the variance of a gap is not the sum of theirs.
+    """
+    if _judges_pairs(db, method):
+        return np.full(len(response_ids), np.nan)
     query = """SELECT response_id, judge_variance FROM scores
         WHERE method = ? AND judge_variance IS NOT NULL"""
     known = dict(db.execute(query, [method]).fetchall())
     return np.array([known.get(i, np.nan) for i in response_ids.tolist()], dtype=np.float64)
+
+
+def _judges_pairs(db: Database, method: str) -> bool:
+    query = "SELECT EXISTS (SELECT 1 FROM judgements WHERE method = ?)"
+    return bool(db.execute(query, [method]).fetchone()[0])
+
+
+def _variances_that_hang_together(db: Database, methods: Sequence[str]) -> list[str]:
+    of_pairs = [method for method in methods if _judges_pairs(db, method)]
+    if not of_pairs:
+        return []
+    return [
+        f"Scores of one prompt by {', '.join(of_pairs)} come from the same pairs, so their "
+        "variances do not add up to that of a gap: nothing is said of the judge's own variances."
+    ]
 
 
 def _log_lengths(db: Database, response_ids: Ids) -> Floats:

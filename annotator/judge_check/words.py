@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from annotator.signals.judges.trust import FEWEST_PROMPTS
+
 Document = dict[str, Any]
 Rows = list[list[str]]
 
@@ -102,6 +104,12 @@ def _agreement(document: Document) -> Iterator[str]:
 
 def _verdict(document: Document) -> str:
     """Whether the judge may drive anything: it has to beat a coin, and should beat length."""
+    if not document["conclusive"]:
+        n = document["agreement"]["prompts"]
+        return (
+            f"Too few prompts for a verdict, {n} of at least {FEWEST_PROMPTS}: choose and accept "
+            "nothing by these scores yet."
+        )
     low = document["agreement"]["low"]
     if low is None or low <= 0.5:
         return "A coin may be as good: choose and accept nothing by these scores yet."
@@ -110,6 +118,8 @@ def _verdict(document: Document) -> str:
         return "It beats a coin; without texts nobody knows whether it beats taking the longer one."
     gain = longer["judge_better_by"]
     taken = f"always taking the longer response ({_percent(longer['agreement'])})"
+    if not _enough(gain):
+        return f"It beats a coin; too few prompts to tell whether it beats {taken}."
     if gain["low"] > 0:
         return f"It beats a coin, and it beats {taken} by {_points(gain)}."
     if gain["high"] < 0:
@@ -120,12 +130,25 @@ def _verdict(document: Document) -> str:
 def _doubt(document: Document) -> Iterator[str]:
     for found in document["calibration"]:
         gain = found["gain"]
-        better = "better than" if gain["low"] > 0 else "not shown to be better than"
+        better = _either(gain, "better than", "not shown to be better than")
+        better = better or "with too few prompts to compare it with"
         yield (
             f"{HOW[found['how']]}: Brier score {found['brier']['value']:.3f}, {better} one "
             f"confidence for all pairs, {found['brier_constant']:.3f} (gain {_plain(gain)}); log "
             f"loss {found['log_loss']['value']:.3f} (a coin: 0.693)."
         )
+
+
+def _enough(found: Document) -> bool:
+    """Whether this figure comes from prompts enough for a verdict."""
+    return bool(found["prompts"] >= FEWEST_PROMPTS)
+
+
+def _either(found: Document, shown: str, not_shown: str) -> str | None:
+    """`shown` where the interval is above 0, else `not_shown`; None with too few prompts."""
+    if not _enough(found):
+        return None
+    return shown if found["low"] > 0 else not_shown
 
 
 HOW = {
@@ -141,7 +164,10 @@ def _difficulty(document: Document) -> Iterator[str]:
         gain = document[key]["top_less_bottom"]
         if gain["low"] is None:
             continue
-        told, but = ("tells", "but ") if gain["low"] > 0 else ("is not shown to tell", "")
+        told = _either(gain, "tells", "is not shown to tell")
+        if told is None:
+            continue
+        but = "but " if gain["low"] > 0 else ""
         yield (
             f"{what[0].upper()}{what[1:]} {told} easy pairs from hard ones: highest quarter less "
             f"lowest {_points(gain)}{_out_of_order(document[key]['quartiles'], but)}."
@@ -169,6 +195,8 @@ def _length(document: Document) -> Iterator[str]:
 
 
 def _bias(more: Document) -> str:
+    if not _enough(more):
+        return f"too few prompts to tell whether it leans, {_points(more)}"
     if more["low"] > 0:
         return f"it leans to length by {_points(more)}"
     if more["high"] < 0:
@@ -202,6 +230,8 @@ def _injection(document: Document) -> Iterator[str]:
 
 
 def _obeys(above: Document) -> str:
+    if not _enough(above):
+        return f"too few prompts for a verdict, {above['prompts']} of at least {FEWEST_PROMPTS}"
     if above["low"] > 0:
         return "a response can talk this judge into a higher grade"
     if above["high"] < 0:

@@ -100,20 +100,14 @@ class SignalledStrategy:
         return pool
 
     def _judged(self, part: PoolPart) -> Floats | None:
-        """The scores that the newest map was made of, (n, 1), if a judge or the data gave them.
+        """The newest judge's scores of the part's responses, (n, 1); see scores.told_method."""
+        from annotator.signals.scores import scores_by, told_method
 
-        Peer agreement is among the features as it is.
-        """
-        from annotator.signals.datamap import newest_map
-        from annotator.signals.scores import PEER_AGREEMENT, scores_by
-
-        build = newest_map(self._db)
-        if build is None or build.method == PEER_AGREEMENT:
+        method = told_method(self._db)
+        if method is None:
             return None
-        self.learned |= {"scores": build.method}
-        return scores_by(self._db, build.method, self._candidates.response_ids[part.responses])[
-            :, None
-        ]
+        self.learned |= {"scores": method}
+        return scores_by(self._db, method, self._candidates.response_ids[part.responses])[:, None]
 
     def _cast(self, part: PoolPart, votes: CountedVotes) -> Votes:
         from annotator.preference.laplace import places_of

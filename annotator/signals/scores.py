@@ -9,6 +9,7 @@ gave them, each with the judge's own variance; a map made of them leaves them as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -29,6 +30,7 @@ PEER_AGREEMENT = "peer-agreement"
 FROM_DATA = "data:"
 NEWEST_JUDGE = "judge"
 BY_JUDGE = "judge:"
+PEOPLE = "human"  # what the names of people's scores begin with
 BY_REWARD_MODEL = "reward-model:"
 
 Ids = NDArray[np.int64]
@@ -103,6 +105,21 @@ def _newest_judge(db: Database) -> str:
     return (newest or scored)[0]
 
 
+def told_method(db: Database) -> str | None:
+    """The method whose scores the preference model is told beside the vectors; None: no scores.
+
+    The judge, or the score that came with the data, whose map was made last; maps by peer
+    agreement, which is among the features as it is, and by people's scores, which are no signal
+    but the answer, leave that as it was. Where there is no such map: the judge, if there is one
+    alone; which of several was recorded last is not on record, so then it is none.
+    """
+    judges, sources = judge_methods(db), source_score_names(db)
+    offered = {*judges, *(FROM_DATA + name for name in sources if not name.startswith(PEOPLE))}
+    mapped = db.execute("SELECT method FROM datamap_builds ORDER BY id DESC")
+    newest = next((method for (method,) in mapped if method in offered), None)
+    return newest or (judges[0] if len(judges) == 1 else None)
+
+
 def source_score_names(db: Database) -> list[str]:
     """The names of the scores that came with the data, sorted."""
     query = "SELECT DISTINCT name FROM source_scores ORDER BY name"
@@ -124,12 +141,21 @@ def _without_hash(name: str) -> str:
     return name.rpartition(":")[0] or name
 
 
+_READING = re.compile(r"-(logprobs|integer|samples-(\d+))$")
+
+
 def _judge_in_words(name: str) -> str:
-    """ROUTE:MODEL@HOST:RUBRIC; the model and the host may hold colons themselves."""
+    """ROUTE:MODEL@HOST:RUBRIC[-READING]; the model and the host may hold colons themselves."""
+    reading = _READING.search(name)
+    name = name[: reading.start()] if reading else name
     route, _, rest = name.partition(":")
     judge, _, rubric = rest.rpartition(":")
     model, _, host = judge.rpartition("@")
-    return f"{route} {rubric} by {model} at {host}"
+    words = f"{route} {rubric} by {model} at {host}"
+    if reading is None:
+        return words
+    read = {"logprobs": "from log-probs", "integer": "as written"}
+    return f"{words}, {read.get(reading[1], f'from {reading[2]} samples')}"
 
 
 def compute_scores(

@@ -104,7 +104,11 @@ def _out_of_reach(target: float, reference: Curve) -> SimulationError:
 
 
 def _notes(done: Simulation, conclusive: bool) -> list[str]:
-    notes = []
+    notes = [
+        f"The score {name} counts as a judge's because it was named: if people gave it, what is "
+        "saved is not."
+        for name in done.world.taken_for_judges
+    ]
     n_verdicts = len(done.runs) - 1
     if conclusive and n_verdicts > MANY:
         notes.append(

@@ -22,7 +22,8 @@ from annotator.preference.features import ResponseFeatures
 from annotator.progress import progress_bar
 from annotator.rounds.features import features_of
 from annotator.signals.embeddings import ensure_embedded, response_vectors
-from annotator.signals.judges.panel import scores_in_data
+from annotator.signals.judges.panel import Panel, scores_in_data
+from annotator.signals.scores import FROM_DATA
 from annotator.simulate import SimulationError
 from annotator.store import hold_lock, open_db
 from strategies.pool import Pool
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 GRADE = {"a": 1, "b": -1, "tie": 0, "both_bad": 0}
+OF_JUDGES = ("llm:", "rm:", "judge:")  # how names of scores by judges begin
 BLOCK_BYTES = 1 << 20
 WAIT_SECONDS = 7 * 86_400.0  # for another process that imports or embeds the same files
 
@@ -50,6 +52,7 @@ class World:
     - `scores`: by name or pattern those judges' scores of each response that the files brought,
       (n_responses,), NaN where there is none; of several judges their mean. `judge` is the name of
       those that the learner is told as well, and data maps are made of unless another is named.
+      `taken_for_judges`: those of these names that do not say that a judge gave the scores.
     """
 
     dataset: str
@@ -60,6 +63,7 @@ class World:
     n_refused: int = 0
     scores: Mapping[str, Floats] = field(default_factory=dict)
     judge: str | None = None
+    taken_for_judges: tuple[str, ...] = ()
 
     @property
     def n_votes(self) -> int:
@@ -100,8 +104,9 @@ def load_world(
 
     `format` as in `import_files`. Human votes count; where there are none, those of the kind
     `objective`, gold labels, are the votes. `scores` names judges whose scores the files brought,
-    `llm:*` for the mean of several; `judge` in the same way those that the learner is told. Raises
-    SimulationError if the files carry no votes, ScoreError if nobody of that name scored,
+    `llm:*` for the mean of several; `judge` in the same way those that the learner is told; a name
+    that does not begin with one of OF_JUDGES has to be given exactly. Raises SimulationError if
+    that is not so or the files carry no votes, ScoreError if nobody of that name scored,
     CandidateError, UnknownFormat or EncoderError as `import` and `embed` do.
     """
     folder = cache / "sets" / _files_key(paths, format)
@@ -199,18 +204,24 @@ def _world(
     judge: str | None,
 ) -> World:
     table = response_table(db)
-    by_name = _judges_scores(db, table, (*scores, *([judge] if judge else [])))
+    by_name, taken = _judges_scores(db, table, (*scores, *([judge] if judge else [])))
     judged = by_name[judge][:, None] if judge else None
     features = _features(db, path, encoder_id, table, judged)
     order = np.argsort(table.response_ids)
     first, second = order[np.searchsorted(table.response_ids, labels[:, :2].T, sorter=order)]
     names = [name for (name,) in db.execute("SELECT DISTINCT dataset FROM prompts ORDER BY 1")]
     world = world_of(" + ".join(names), features, (first, second, labels[:, 2]))
-    return replace(world, scores=by_name, judge=judge)
+    return replace(world, scores=by_name, judge=judge, taken_for_judges=taken)
 
 
-def _judges_scores(db: Database, table: ResponseTable, names: Sequence[str]) -> dict[str, Floats]:
-    """The mean scores under each of these names or patterns, (n_responses,)."""
+def _judges_scores(
+    db: Database, table: ResponseTable, names: Sequence[str]
+) -> tuple[dict[str, Floats], tuple[str, ...]]:
+    """The mean scores under each of these names or patterns, (n_responses,).
+
+    With them the names that do not begin as a judge's do, and were taken because they were given
+    exactly. Raises SimulationError for those that only a pattern fits, or that people gave.
+    """
     found = {name: scores_in_data(db, [name], table.response_ids) for name in dict.fromkeys(names)}
     for name, panel in found.items():
         if of_people := [n for n in panel.names if n.startswith("human")]:
@@ -219,7 +230,19 @@ def _judges_scores(db: Database, table: ResponseTable, names: Sequence[str]) -> 
                 expected="scores that can be had before anybody is asked",
                 todo="name a judge, such as 'llm:*'",
             )
-    return {name: panel.mean() for name, panel in found.items()}
+        if unsaid := [n for n in _not_by_name(panel) if n != name.removeprefix(FROM_DATA)]:
+            raise SimulationError(
+                f"{name!r} fits scores that may be people's: {', '.join(unsaid)}",
+                expected=f"names that begin with {', '.join(OF_JUDGES)}: scores that can be had "
+                "before anybody is asked",
+                todo="name a score exactly if a judge gave it, or another pattern, such as 'llm:*'",
+            )
+    taken = {name for panel in found.values() for name in _not_by_name(panel)}
+    return {name: panel.mean() for name, panel in found.items()}, tuple(sorted(taken))
+
+
+def _not_by_name(panel: Panel) -> list[str]:
+    return [name for name in panel.names if not name.startswith(OF_JUDGES)]
 
 
 def _features(

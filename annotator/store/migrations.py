@@ -378,6 +378,8 @@ CREATE TABLE judge_batches (
   id INTEGER PRIMARY KEY,
   content_sha TEXT NOT NULL UNIQUE,  -- of the file; stands in the batch's metadata on the server
   host TEXT NOT NULL,
+  purpose TEXT NOT NULL DEFAULT '',  -- what its answers are read as; only that purpose takes it in
+  price TEXT,                        -- JSON: what its reservations were made at; NULL: not known
   state TEXT NOT NULL
     CHECK (state IN ('prepared', 'uploaded', 'created', 'ended', 'ingested')),
   file_id TEXT,                      -- on the server

@@ -8,15 +8,22 @@
 
 Each step is committed before the next begins, so a process may die between any two of them. Calls
 belong to their batch until it is ingested; nobody else sends or closes them.
+
+A batch keeps its purpose, which says how its answers are read, and the price that its reservations
+were made at. Only a run of the same purpose goes on with it: another would find fault with answers
+to a question that it has not asked.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from annotator.signals.judges.ledger import Claim, Closing, Held, Ledger, Ticket
+from annotator.signals.judges.prices import Price
 from annotator.store import now, writing
 
 if TYPE_CHECKING:
@@ -35,6 +42,9 @@ class Batch:
     file_id: str | None = None
     batch_id: str | None = None
     status: str | None = None  # the server's word
+    purpose: str = ""
+    price: Price | None = None  # that of a call sent live
+    moved_at: str = ""  # when it came into its state, or the server's word changed
     # Whether a request to create it may have reached the server.
     tried: bool = False
 
@@ -43,27 +53,48 @@ class Batch:
         """What to call it, for people."""
         return self.batch_id or f"batch {self.id}"
 
+    @property
+    def still_for(self) -> float:
+        """Seconds since it has moved."""
+        moved = datetime.fromisoformat(now()) - datetime.fromisoformat(self.moved_at)
+        return moved.total_seconds()
+
 
 class BatchLedger:
     """The batches at one host, written by the one process that holds the judging lock."""
 
-    def __init__(self, db: Database, ledger: Ledger, host: str, folder: Folder) -> None:
+    def __init__(
+        self,
+        db: Database,
+        ledger: Ledger,
+        host: str,
+        folder: Folder,
+        *,
+        purpose: str,
+        price: Price | None,
+    ) -> None:
         self._db = db
         self._ledger = ledger
         self._host = host
         self._folder = folder
+        self._purpose = purpose
+        self._price = price
 
-    def open(self) -> list[Batch]:
-        """The batches that are not ingested, oldest first."""
+    def open(self) -> tuple[list[Batch], list[Batch]]:
+        """The batches that are not ingested, oldest first: of our purpose, and of others."""
         rows = self._db.execute(
-            """SELECT id, content_sha, state, file_id, batch_id, status FROM judge_batches
-            WHERE host = ? AND state <> 'ingested' ORDER BY id""",
+            """SELECT id, content_sha, state, file_id, batch_id, status, purpose, price, updated_at
+            FROM judge_batches WHERE host = ? AND state <> 'ingested' ORDER BY id""",
             [self._host],
         )
-        return [
-            Batch(number, sha, state, file_id, batch_id, status, tried=state != "prepared")
-            for number, sha, state, file_id, batch_id, status in rows
-        ]
+        ours: list[Batch] = []
+        others: list[Batch] = []
+        for number, sha, state, file_id, batch_id, status, purpose, price, moved_at in rows:
+            told = (number, sha, state, file_id, batch_id, status)
+            tried = state != "prepared"
+            batch = Batch(*told, purpose, _price_in(price), moved_at, tried=tried)
+            (ours if purpose == self._purpose else others).append(batch)
+        return ours, others
 
     def sweep(self) -> None:
         """Removes files that no open batch, at whatever host, has any more."""
@@ -100,13 +131,23 @@ class BatchLedger:
 
     def _insert(self, lines: Sequence[Line]) -> Batch:
         number = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM judge_batches").fetchone()
-        batch = Batch(int(number[0]), "", "prepared")
+        batch = Batch(int(number[0]), "", "prepared", purpose=self._purpose, price=self._price)
         batch.sha = self._folder.write(batch.id, lines)
-        moment = now()
+        batch.moved_at = now()
         self._db.execute(
-            """INSERT INTO judge_batches (id, content_sha, host, state, made_at, updated_at)
-            VALUES (?, ?, ?, ?, ?, ?)""",
-            [batch.id, batch.sha, self._host, batch.state, moment, moment],
+            """INSERT INTO judge_batches
+            (id, content_sha, host, purpose, price, state, made_at, updated_at)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+            [
+                batch.id,
+                batch.sha,
+                self._host,
+                batch.purpose,
+                _price_text(batch.price),
+                batch.state,
+                batch.moved_at,
+                batch.moved_at,
+            ],
         )
         return batch
 
@@ -137,13 +178,14 @@ class BatchLedger:
         self._enter(batch, "ended")
 
     def _enter(self, batch: Batch, state: str) -> None:
+        moment = now()
         with writing(self._db) as db:
             db.execute(
                 """UPDATE judge_batches SET state = ?, file_id = ?, batch_id = ?, status = ?,
                 updated_at = ? WHERE id = ?""",
-                [state, batch.file_id, batch.batch_id, batch.status, now(), batch.id],
+                [state, batch.file_id, batch.batch_id, batch.status, moment, batch.id],
             )
-        batch.state = state
+        batch.state, batch.moved_at = state, moment
 
     def keys(self, batch: Batch) -> list[str]:
         """The keys of its calls."""
@@ -178,3 +220,16 @@ class BatchLedger:
         self._ledger.write(closings, [], beside=record)
         batch.state = "ingested"
         self._folder.remove(batch.sha)
+
+
+def _price_text(price: Price | None) -> str | None:
+    if price is None:
+        return None
+    return json.dumps(asdict(price) | {"as_of": price.as_of.isoformat()})
+
+
+def _price_in(text: str | None) -> Price | None:
+    if text is None:
+        return None
+    parts = json.loads(text)
+    return Price(**parts | {"as_of": date.fromisoformat(parts["as_of"])})

@@ -9,6 +9,9 @@ next (batch_ledger.py), so the same command goes on from wherever it was stopped
     ended      fetch the output file and the error file, whichever there are
     ingested   what has no answer goes into another batch, as long as each brings some
 
+A run goes on with the batches of its own purpose alone, and closes each at the price that it was
+reserved at. Those of another judge, rubric or route wait for their own command.
+
 A line is worth what the same answer would be worth live (outcomes.py). A line that was never worked
 on cost nothing; where an answer may be lost, its reservation stands. For every batch, ok + refused
 + parse_error + api_error + requeued is the number of its calls.
@@ -19,7 +22,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -89,6 +93,9 @@ SLOWEST = 10  # times poll_seconds: the longest pause between two looks
 # A request whose sender died may still be on its way through the server.
 SETTLE_SECONDS = 5.0
 METADATA_KEY = "annotator_key"
+# The time that the vendor has for a batch. Until then one that it does not know may be under way,
+# and out of sight: another key, of another account, sees none of it.
+COMPLETION_HOURS = 24
 
 TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 ANSWERED = frozenset({"ok", "refused", "parse_error"})
@@ -145,13 +152,15 @@ class BatchEnd:
 class BatchReport(RunReport):
     """A run's report, and what became of its batches.
 
-    `in_batch` requests lie in the `in_progress` batches that have not ended. `unanswered` requests
-    came back without an answer and were not sent again: the next run does that. `batches` were
-    created in this run, `ends` were taken in.
+    `in_batch` requests lie in batches that are not taken in: in the `in_progress` of this purpose,
+    or in the `others`, which a run of another purpose made and which this one leaves alone.
+    `unanswered` requests came back without an answer and were not sent again: the next run does
+    that. `batches` were created in this run, `ends` were taken in.
     """
 
     batches: int = 0
     in_progress: int = 0
+    others: int = 0
     unanswered: int = 0
     ends: list[BatchEnd] = field(default_factory=list)
 
@@ -159,6 +168,15 @@ class BatchReport(RunReport):
     def incomplete(self) -> int:
         """Requests without an answer, but for those that lie in a batch."""
         return super().incomplete + self.unanswered
+
+    @property
+    def others_in_words(self) -> str | None:
+        """What is to be said of the batches that this run has left alone; None without any."""
+        if not self.others:
+            return None
+        if self.others == 1:
+            return "1 batch of another judge waits for its own command"
+        return f"{self.others:,} batches of another judge wait for their own command"
 
 
 def run_batches(
@@ -171,6 +189,7 @@ def run_batches(
     progress: Callable[[int], object] = lambda n: None,
     on_wait: Callable[[], object] = lambda: None,
     *,
+    purpose: str,
     wait: bool = True,
     poll_seconds: float = 30.0,
 ) -> BatchReport:
@@ -181,12 +200,15 @@ def run_batches(
     makes the batches, looks at each once, and reports what is in progress; the next run takes that
     in. SIGINT and SIGTERM end the waiting; the batches go on at the server.
 
+    `purpose` names what determines `check`. Open batches that were made for another purpose are
+    left as they are, and so are the calls in them.
+
     Raises as `run_calls` does, StoreError where a file cannot be written.
     """
     check_cap(settings)
     started = time.monotonic()
     with judging_lock(database_path, wait_seconds=settings.lock_seconds, on_wait=on_wait):
-        run = _Run(db, settings, check, progress, iter(requests), wait, poll_seconds)
+        run = _Run(db, settings, check, progress, iter(requests), purpose, wait, poll_seconds)
         asyncio.run(run.everything(database_path, client_settings))
         note_changes(db, run.host, run.asked_models, run.report)
     run.report.seconds = time.monotonic() - started
@@ -220,6 +242,7 @@ class _Run:
         check: Callable[[Reply], None],
         progress: Callable[[int], object],
         requests: Iterator[ChatRequest],
+        purpose: str,
         wait: bool,
         poll_seconds: float,
     ) -> None:
@@ -232,9 +255,11 @@ class _Run:
         self._check = check
         self._progress = progress
         self._requests = requests
+        self._purpose = purpose
         self._wait = wait
         self._poll_seconds = poll_seconds
         self._open: list[Batch] = []
+        self._others: list[Batch] = []  # of another purpose
         self._asked: set[str] = set()  # keys that this run wants an answer to
         self._waiting: deque[_Wanted] = deque()
         self._drafts: dict[str, _Draft] = {}  # by model
@@ -256,9 +281,16 @@ class _Run:
             self._ledger = Ledger(self._db, self.host, cap=cap)
             self._ledger.recover()
             self._folder = Folder(database_path)
-            self._book = BatchLedger(self._db, self._ledger, self.host, self._folder)
+            self._book = BatchLedger(
+                self._db,
+                self._ledger,
+                self.host,
+                self._folder,
+                purpose=self._purpose,
+                price=self._settings.price,
+            )
             self._book.sweep()
-            self._open = self._book.open()
+            self._open, self._others = self._book.open()
             await self._until_done_or_stopped()
         self._finish()
 
@@ -298,7 +330,8 @@ class _Run:
         """Makes the batches that an earlier run has only prepared."""
         try:
             for batch in self._open:
-                await self._send(batch)
+                with suppress(_OutOfSight):  # it is met again when all are looked at
+                    await self._send(batch)
         except LATER as error:
             self._failure = error
         self._forget_ingested()
@@ -399,11 +432,14 @@ class _Run:
     async def _look_at_all(self) -> bool:
         """Brings every batch as far as it will go now; whether anything has changed."""
         self._failure = None
+        unseen: list[Batch] = []
         before = [(batch.state, batch.status) for batch in self._open]
         batches = list(self._open)
         for batch in batches:
             try:
                 await self._forward(batch)
+            except _OutOfSight:
+                unseen.append(batch)
             except (*LATER, JudgeMalformed) as error:
                 self._failure = error
                 if isinstance(error, JudgeUnreachable):
@@ -412,6 +448,8 @@ class _Run:
         self._failed_rounds = self._failed_rounds + 1 if self._failure else 0
         if self._failure and self._failed_rounds >= self._settings.give_up_after:
             raise self._failure
+        if unseen:
+            raise _not_known(unseen)
         return before != [(batch.state, batch.status) for batch in batches]
 
     def _forget_ingested(self) -> None:
@@ -457,7 +495,7 @@ class _Run:
     async def _new_batch(self, batch: Batch) -> Document | None:
         """Has the server make it; None where it refuses."""
         assert batch.file_id is not None
-        batch.tried = True
+        tried_before, batch.tried = batch.tried, True
         create = partial(self._client.create_batch, batch.file_id, {METADATA_KEY: batch.sha})
         try:
             return _checked(await self._persist(create, twice=False))
@@ -467,7 +505,9 @@ class _Run:
             if found is None and isinstance(error, LATER):
                 raise
             if found is None:
-                self._refused(batch, error, billed=error.maybe_billed)
+                if tried_before and isinstance(error, JudgeNoModel | JudgeRejected):
+                    _let_it_have_its_time(batch)
+                self._refused(batch, error, billed=error.maybe_billed or tried_before)
             return found
 
     async def _find(self, batch: Batch) -> Document | None:
@@ -482,6 +522,7 @@ class _Run:
     async def _look(self, batch: Batch) -> None:
         document = await self._document(batch)
         if document is None:
+            _let_it_have_its_time(batch)
             self._abandon(batch, "the server does not know it any more", billed=True)
             return
         status = _status(document)
@@ -604,9 +645,9 @@ class _Run:
         returned: Returned[Outcome],
         problem: str | None,
     ) -> None:
-        closings = [
-            outcome.closing(tickets[key], self._price, None) for key, outcome in outcomes.items()
-        ]
+        price = batch.price or self._settings.price
+        price = price.for_batch() if price else None
+        closings = [outcome.closing(tickets[key], price, None) for key, outcome in outcomes.items()]
         self._book.ingest(batch, closings, problem)
         states = Counter(outcome.state for outcome in outcomes.values())
         self.report.ends.append(
@@ -683,10 +724,11 @@ class _Run:
             kind = self._left_as.get(wanted[0].key)
             if kind is not None:
                 self._count(kind)
-        self.report.in_progress = len(self._open)
-        keys = (key for batch in self._open for key in self._book.keys(batch))
+        self.report.in_progress, self.report.others = len(self._open), len(self._others)
+        out = (*self._open, *self._others)
+        keys = (key for batch in out for key in self._book.keys(batch))
         self._count("in_batch", sum(key in self._asked for key in keys))
-        if self._settings.price is not None:
+        if self._settings.price is not None or self._spent:
             self.report.cost_usd = self._spent / MICROUSD
 
     def _put_off_the_rest(self) -> None:
@@ -717,6 +759,28 @@ def _no_answer(batch: Batch, returned: Returned[Outcome]) -> Outcome:
         billed=batch.status == "completed" or returned.may_lack_answers,
         error=f"{batch.name} has ended without an answer",
         again=True,
+    )
+
+
+class _OutOfSight(Exception):
+    """The server does not know a batch, or its file, that may be under way all the same."""
+
+
+def _let_it_have_its_time(batch: Batch) -> None:
+    if batch.still_for < COMPLETION_HOURS * 3600:
+        raise _OutOfSight
+
+
+def _not_known(unseen: Sequence[Batch]) -> JudgeError:
+    """The reason for a run's end where the server does not know batches that may be under way."""
+    names = ", ".join(batch.name for batch in unseen[:3])
+    more = f" and {len(unseen) - 3:,} more" if len(unseen) > 3 else ""
+    return JudgeNoModel(
+        f"the server knows nothing of {names}{more}, which may be under way still",
+        expected="the key, and the account, that the batches were made with",
+        todo="set that key, and run the same command again; if the batches are lost, wait: after "
+        f"{COMPLETION_HOURS} hours without news they are given up, and their calls sent again",
+        status=404,
     )
 
 

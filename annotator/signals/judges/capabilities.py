@@ -198,6 +198,8 @@ async def _ensured(
         if findings is not None and not again:
             return findings
         ledger = Ledger(db, client.host, cap=whole_microusd(settings.max_cost))
+        if settings.price is not None:
+            ledger.price_unpriced(model, settings.price)
         ledger.recover()
         record = _OnRecord(client, ledger, settings)
         findings = await probe(client, model, record.ask)

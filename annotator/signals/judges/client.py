@@ -334,6 +334,8 @@ class ChatClient:
         )
 
     def _refusal(self, answer: _Answer, params: _Params) -> JudgeError:
+        if answer.status < 300:
+            return self._no_answer(answer)
         detail = _Detail.of(answer)
         said = self._clean(detail.message) or "no reason given"
         named = _named_refusal(answer.status, detail, params)
@@ -354,6 +356,15 @@ class ChatClient:
             status=answer.status,
             maybe_billed=answer.status != 429,
         )
+
+    def _no_answer(self, answer: _Answer) -> JudgeMalformed:
+        """Of 201, 202 and the like: the server has taken the request, and may charge for it."""
+        text = self._redacted(answer.body.decode("utf-8", errors="replace"))
+        try:
+            usage = _usage_in(json.loads(text))
+        except (ValueError, RecursionError):
+            usage = None
+        return _malformed(f"{self.host} answered {answer.status}, which is not 200", text, usage)
 
     def _clean(self, text: str) -> str:
         """A server's words for a message: one line, short, without the key."""

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One pair, a_id < b_id: P(a is better), the variance between the two orders, and whether
-    the winner changed with the order.
+    """One pair, a_id < b_id: P(a is better), the variance between the two orders (None: unknown),
+    and whether the winner changed with the order.
     """
 
     a_id: int
     b_id: int
     p_a: float
-    variance: float
+    variance: float | None
     flipped: bool
 
 

@@ -15,6 +15,9 @@ it can cost, before a socket is touched, so what is on record is never below wha
 it cost. Whatever is found open when a run starts belongs to a process that died: the request may
 have been answered and billed, so its reservation stands, and the call is pending again.
 
+An attempt that was sent while no price was known has neither cost nor reservation. Once there is
+a price its tokens are priced; until then no cap can be kept.
+
 One process judges a project at a time (`judging_lock`); this room's batches take the same lock.
 """
 
@@ -31,7 +34,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from annotator.signals.judges.reply import reply_from_json
+from annotator.errors import JudgeBudget
+from annotator.signals.judges.prices import cost_microusd
+from annotator.signals.judges.reply import Usage, reply_from_json
 from annotator.store import hold_lock, now, writing
 
 if TYPE_CHECKING:
@@ -39,7 +44,8 @@ if TYPE_CHECKING:
 
     from sqlite_utils import Database
 
-    from annotator.signals.judges.reply import ChatRequest, Reply, Usage
+    from annotator.signals.judges.prices import Price
+    from annotator.signals.judges.reply import ChatRequest, Reply
 
 STATES = ("pending", "sent", "ok", "refused", "parse_error", "api_error", "budget")
 NOT_SENT = "not sent"  # status of an attempt that was called back before it left
@@ -48,6 +54,8 @@ MICROUSD = 1_000_000  # in a dollar
 _MOST = 2**53  # no honest count of tokens or micro-dollars is larger; SQLite ends at 2**63
 
 _SPENT = "SELECT coalesce(sum(coalesce(cost_microusd, reserved_microusd)), 0) FROM judge_attempts"
+
+_UNPRICED = "cost_microusd IS NULL AND reserved_microusd IS NULL"
 
 # A call that lies in a batch which is not taken in yet is the batch's affair.
 _IN_BATCH = """EXISTS (SELECT 1 FROM judge_batch_calls m JOIN judge_batches b ON b.id = m.batch_id
@@ -137,8 +145,59 @@ class Ledger:
         self._look_again()
         return self._spent
 
+    def price_unpriced(self, model: str, price: Price) -> int:
+        """Gives requests to a model that were sent without a price their cost, by their tokens.
+
+        Returns how many that were. What was asked in a batch is charged without its discount.
+        """
+        with writing(self._db) as db:
+            rows = db.execute(
+                f"""SELECT id, prompt_tokens, completion_tokens, cached_tokens,
+                cache_write_tokens FROM judge_attempts a WHERE {_UNPRICED} AND prompt_tokens > 0
+                AND (SELECT model FROM judge_calls WHERE id = a.call_id) = ?""",  # noqa: S608
+                [model],
+            ).fetchall()
+            costs = [(cost_microusd(Usage(*tokens), price), row_id) for row_id, *tokens in rows]
+            db.conn.executemany("UPDATE judge_attempts SET cost_microusd = ? WHERE id = ?", costs)
+        self._version = -1
+        return len(costs)
+
     def recover(self) -> int:
-        """Closes what a dead process left open; the number of calls that are pending again."""
+        """Closes what a dead process left open; the number of calls that are pending again.
+
+        Raises JudgeBudget where there is a cap, and requests were sent of whose cost nothing is
+        known.
+        """
+        n_pending = self._close_left_open()
+        if self._cap is not None:
+            self._check_all_priced()
+        return n_pending
+
+    def _check_all_priced(self) -> None:
+        rows = self._db.execute(
+            f"""SELECT model, count(*), coalesce(sum(prompt_tokens > 0), 0) FROM judge_attempts a
+            JOIN judge_calls c ON c.id = a.call_id WHERE {_UNPRICED}
+            GROUP BY model ORDER BY model"""  # noqa: S608
+        ).fetchall()
+        if not rows:
+            return
+        n_unpriced = sum(n for _, n, _ in rows)
+        of_whom = ", ".join(f"{n:,} to {model}" for model, n, _ in rows)
+        countable = " and ".join(model for model, n, counted in rows if n == counted)
+        raise JudgeBudget(
+            f"there is a cap on spending, and of the cost of {n_unpriced:,} earlier requests "
+            f"nothing is known ({of_whom}): no price was known when they were sent",
+            expected="a cost, or the most it can be, of all that was ever sent",
+            todo="leave --max-cost out"
+            + (
+                f"; or add {countable} to a price table, [judge] prices, and judge with it once: "
+                "that prices the tokens on record"
+                if countable
+                else ""
+            ),
+        )
+
+    def _close_left_open(self) -> int:
         with writing(self._db) as db:
             db.execute(
                 f"""UPDATE judge_attempts SET status = 'unknown' WHERE status = 'open'
@@ -308,12 +367,12 @@ class Spending:
 def spending(db: Database, host: str | None = None) -> Spending:
     """What was spent at that host, or everywhere."""
     row: tuple[Any, ...] = db.execute(
-        """SELECT count(*), coalesce(sum(cost_microusd), 0),
+        f"""SELECT count(*), coalesce(sum(cost_microusd), 0),
         coalesce(sum(CASE WHEN cost_microusd IS NULL THEN reserved_microusd END), 0),
-        coalesce(sum(cost_microusd IS NULL AND reserved_microusd IS NULL), 0),
+        coalesce(sum({_UNPRICED}), 0),
         coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)
         FROM judge_attempts a WHERE status <> ?2
-        AND (?1 IS NULL OR (SELECT host FROM judge_calls WHERE id = a.call_id) = ?1)""",
+        AND (?1 IS NULL OR (SELECT host FROM judge_calls WHERE id = a.call_id) = ?1)""",  # noqa: S608
         [host, NOT_SENT],
     ).fetchone()
     return Spending(*row)
@@ -325,8 +384,11 @@ def whole_microusd(dollars: float | None) -> int | None:
 
 
 def believable(usage: Usage | None) -> Usage | None:
-    """The usage, unless a count in it cannot be true."""
-    if usage is None or max(usage.prompt, usage.completion) > _MOST:
+    """The usage, unless a count in it cannot be true.
+
+    What was asked is never nothing: a prompt of no tokens means that the server does not count.
+    """
+    if usage is None or usage.prompt == 0 or max(usage.prompt, usage.completion) > _MOST:
         return None
     parts = (usage.cached, usage.cache_write, usage.reasoning)
     return None if max(parts) > _MOST else usage

@@ -43,6 +43,7 @@ class Outcome:
     wait: float | None = None  # seconds that the server asked for
     stop: JudgeError | None = None
     bug: Exception | None = None  # of ours: recorded, then raised
+    well_formed: bool = False  # a chat completion, whatever it says
 
     def cost(self, price: Price | None) -> int | None:
         """Micro-dollars; None where the server did not say, or no price is known."""
@@ -71,7 +72,7 @@ def of_reply(reply: Reply, check: Callable[[Reply], None]) -> Outcome:
 
     def outcome(state: str, error: str | None = None, again: bool = False) -> Outcome:
         usage = believable(reply.usage)
-        return Outcome(state, state, True, usage, reply.raw, error, again)
+        return Outcome(state, state, True, usage, reply.raw, error, again, well_formed=True)
 
     try:
         check(reply)

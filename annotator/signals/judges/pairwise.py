@@ -6,9 +6,10 @@ stands first and f2 = P(a wins) when b does:
 
     p = (f1 + f2) / 2,   v_swap = (f1 - f2)^2
 
-p is the mean of two looks, so its variance by their spread is v_swap / 4. The scores of a prompt's
-responses are the least-squares potential of the graph of its judged pairs (HodgeRank: Jiang, Lim,
-Yao and Ye 2011, "Statistical ranking and combinatorial Hodge theory", section 3).
+p is the mean of two looks, so its variance by their spread is v_swap / 4. Where the orders name
+different winners there is none, and p is one half however sure either of them was. The scores of a
+prompt's responses are the least-squares potential of the graph of its judged pairs (HodgeRank:
+Jiang, Lim, Yao and Ye 2011, "Statistical ranking and combinatorial Hodge theory", section 3).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from annotator.signals.judges.reply import Choice, Reply
 LETTERS = ("A", "B")  # A is the response shown first
 ALL_PAIRS_UP_TO = 5  # responses; beyond, the pairs of a prompt grow too many to pay for
 DESIGNS_TRIED = 64
+NO_PART = 1e-9  # of a gap in a score: rounding
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -51,30 +53,32 @@ _NOTHING = re.compile(r"[\s*_`\"'()\[\].]*")
 class PairJudgement:
     """What a judge says of responses a and b in both orders."""
 
-    p: float  # P(a is better), the mean over the two orders
-    v_swap: float  # squared difference between the orders
+    p: float  # P(a is better), the mean over the two orders; one half where they flipped
+    v_swap: float | None  # squared difference between the orders; None: unknown
     flipped: bool  # the orders name different winners: doubt, and never a win
     how: str  # "logprobs", "samples" or "integer" (one letter in each order)
     mass: float | None  # the smaller probability on A and B of the two orders, with log-probs
 
     @property
-    def variance(self) -> float:
-        """The variance of p, as the mean of two orders drawn at random."""
-        return self.v_swap / 4
+    def variance(self) -> float | None:
+        """The variance of p, as the mean of two orders drawn at random; None: unknown."""
+        return None if self.v_swap is None else self.v_swap / 4
 
 
 def judge_pair(a_first: Sequence[Reply], b_first: Sequence[Reply], how: str) -> PairJudgement:
     """The judgement in the replies to both orders, read as `how` says (see grades.grade).
 
-    `a_first` shows a as A and b as B, `b_first` the other way round. Raises Refused or Unparsable.
+    `a_first` shows a as A and b as B, `b_first` the other way round. Two bare letters that agree
+    tell nothing of the judge's doubt: v_swap is then None. Raises Refused or Unparsable.
     """
     f1, mass1 = first_wins(a_first, how)
     f2, mass2 = first_wins(b_first, how)
     f2 = 1.0 - f2
+    flipped = (f1 - 0.5) * (f2 - 0.5) < 0
     return PairJudgement(
-        p=(f1 + f2) / 2,
-        v_swap=(f1 - f2) ** 2,
-        flipped=(f1 - 0.5) * (f2 - 0.5) < 0,
+        p=0.5 if flipped else (f1 + f2) / 2,
+        v_swap=None if how == "integer" and not flipped else (f1 - f2) ** 2,
+        flipped=flipped,
         how=how,
         mass=None if mass1 is None or mass2 is None else min(mass1, mass2),
     )
@@ -143,7 +147,8 @@ def pairwise_scores(
     """A score for each response and its variance by the judge's doubt: two arrays (n_responses,).
 
     `prompt_of_response` (n_responses,) numbers the prompts; `a` and `b` (m,) are positions of
-    responses, `p` (m,) is P(a is better) and `v_swap` (m,) as in PairJudgement. The scores of a
+    responses, `p` (m,) is P(a is better) and `v_swap` (m,) as in PairJudgement, NaN where unknown:
+    so is then the variance of every score that the gap is part of. The scores of a
     prompt minimise sum (s_a - s_b - (2 p - 1))^2 and have mean 0: with all pairs of K judged,
     s = (K - 1) / K * (2 * mean P(it wins) - 1). So they order and space the responses of one
     prompt and say nothing of one prompt against another; on a data map the mean is 0 throughout.
@@ -179,7 +184,9 @@ def pairwise_scores(
 def potential(k: int, a: Ints, b: Ints, gap: Floats, gap_variance: Floats) -> tuple[Floats, Floats]:
     """The s (k,) of mean 0 that minimises sum (s_a - s_b - gap)^2, and the variance of each.
 
-    `gap_variance` (m,) is the variance of each gap; gaps are independent. The graph is connected.
+    `gap_variance` (m,) is the variance of each gap, NaN where it is unknown; gaps are independent,
+    scores are not: the variance of a difference of two is not the sum of theirs. The variance of a
+    score that an unknown one is part of is NaN. The graph is connected.
     """
     m = len(a)
     incidence = np.zeros((m, k))
@@ -189,7 +196,10 @@ def potential(k: int, a: Ints, b: Ints, gap: Floats, gap_variance: Floats) -> tu
     # on all that has mean 0, and every gap has.
     laplacian = incidence.T @ incidence
     solve = np.linalg.solve(laplacian + 1.0 / k, incidence.T)
-    return solve @ gap, np.square(solve) @ gap_variance
+    unknown = np.isnan(gap_variance)
+    variance = np.square(solve) @ np.where(unknown, 0.0, gap_variance)
+    variance[np.any(np.abs(solve[:, unknown]) > NO_PART, axis=1)] = np.nan
+    return solve @ gap, variance
 
 
 def _largest_piece(prompt_of_response: Ints, piece: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -212,7 +222,8 @@ def _check_judgements(
         raise ValueError(f"{len(a)}, {len(b)}, {len(p)} and {len(v_swap)} ends and judgements")
     if np.any(a == b) or np.any(prompt_of_response[a] != prompt_of_response[b]):
         raise ValueError("a judgement is of two responses to one prompt")
-    if not (np.all((p >= 0) & (p <= 1)) and np.all((v_swap >= 0) & (v_swap <= 1))):
+    known = v_swap[~np.isnan(v_swap)]
+    if not (np.all((p >= 0) & (p <= 1)) and np.all((known >= 0) & (known <= 1))):
         raise ValueError("p and v_swap are numbers from 0 to 1")
 
 

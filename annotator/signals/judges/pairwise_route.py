@@ -1,7 +1,7 @@
 """The route `pairwise`: a judge compares two responses, always in both orders.
 
-Where the orders name different winners, the pair has no winner: its probability lies near a half,
-and the difference is variance. A response's score says how it stands among the responses of its
+Where the orders name different winners, the pair has no winner: its probability is one half, and
+the difference is variance. A response's score says how it stands among the responses of its
 prompt, with mean 0 in every prompt: it does not tell good prompts from bad ones.
 """
 
@@ -58,6 +58,8 @@ class PairwiseRoute:
         self._opponents, self._seed = opponents, seed
         what = f"{rubric.id}-v{rubric.version}"
         self.method = method_of("pairwise", judge, what, [rubric.digest, opponents, seed])
+        # Which pairs are drawn changes no answer.
+        self.purpose = method_of("pairwise", judge, what, [rubric.digest])
 
     @property
     def words(self) -> str:
@@ -151,5 +153,8 @@ def _scores(
     ends = np.array([(j.a_id, j.b_id) for j in judgements], dtype=np.int64).reshape(-1, 2)
     a, b = order[np.searchsorted(response_ids[order], ends)].T
     p = np.array([j.p_a for j in judgements], dtype=np.float64)
-    v_swap = np.array([4 * j.variance for j in judgements], dtype=np.float64)
+    unknown = np.nan
+    v_swap = np.array(
+        [unknown if j.variance is None else 4 * j.variance for j in judgements], dtype=np.float64
+    )
     return pairwise_scores(prompts, a, b, p, v_swap)

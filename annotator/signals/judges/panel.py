@@ -71,8 +71,14 @@ class Panel:
 
 
 def matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
-    """The names that one of the patterns fits, sorted; `*` stands for anything, case counts."""
-    return sorted({name for name in names if any(fnmatchcase(name, p) for p in patterns)})
+    """The names that one of the patterns fits, sorted; `*` stands for anything, case counts.
+
+    A pattern that is a name means that one alone, whatever signs are in it.
+    """
+    known = set(names)
+    exact = known.intersection(patterns)
+    wild = [p for p in patterns if p not in known]
+    return sorted(exact | {name for name in known if any(fnmatchcase(name, p) for p in wild)})
 
 
 def scores_in_data(db: Database, patterns: Sequence[str], response_ids: Ids) -> Panel:

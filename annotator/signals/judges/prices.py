@@ -162,17 +162,30 @@ def _price(name: str, entry: Any, source: str) -> Price:
     as_of = entries.get("as_of")
     # A discount that the table does not name is not counted on.
     batch = entries.get("batch", 1.0)
-    unknown = set(entries) - {*_PARTS, "as_of", "batch"}
-    amounts_good = all(map(_is_amount, [*amounts.values(), batch]))
-    if unknown or not amounts_good or type(as_of) is not date:
+    if wrong := _wrong_with(entries, {**amounts, "batch": batch}, as_of):
         raise ConfigError(
-            f"the price table {source} has no usable price of {name!r}: {entry}",
+            f"the price table {source} has no usable price of {name!r}: {'; '.join(wrong)}",
             expected="input and output in US dollars for a million tokens, cached_input and "
             "cache_write where they differ from input, as_of = YYYY-MM-DD; batch, the share of "
             "them that is asked in batches, where there is a discount",
         )
+    assert type(as_of) is date  # or it would have been wrong
     parts = {part: float(amount) for part, amount in amounts.items()}
     return Price(**parts, as_of=as_of, batch=float(batch))
+
+
+def _wrong_with(entries: Mapping[str, Any], amounts: Mapping[str, Any], as_of: Any) -> list[str]:
+    """What keeps an entry from being a price, each in a few words."""
+    wrong = [f"{name} is no entry" for name in sorted(set(entries) - {*amounts, "as_of"})]
+    wrong += [f"{part} is missing" for part in ("input", "output") if part not in entries]
+    wrong += [
+        f"{part} = {amount!r} is no amount"
+        for part, amount in amounts.items()
+        if part in entries and not _is_amount(amount)
+    ]
+    if type(as_of) is not date:
+        wrong.append("as_of is missing" if as_of is None else f"as_of = {as_of!r} is no date")
+    return wrong
 
 
 def _is_amount(value: Any) -> bool:

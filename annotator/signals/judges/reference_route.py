@@ -117,6 +117,8 @@ class ReferenceRoute:
     ) -> None:
         self._db, self._judge = db, judge
         self._likeness, self._make_similarity = likeness, similarity
+        # What the answers are compared by later changes none of them.
+        self.purpose = method_of("reference", judge, "answers", [ANSWER_TOKENS])
 
     @property
     def words(self) -> str:
@@ -135,7 +137,9 @@ class ReferenceRoute:
     def record(self) -> Recorded:
         similarity = self._make_similarity()
         determined_by = [ANSWER_TOKENS, *similarity.identity]
-        method = method_of("reference", self._judge, similarity.name, determined_by)
+        method = method_of(
+            "reference", self._judge, similarity.name, determined_by, reads_a_grade=False
+        )
         ids = response_table(self._db).response_ids
         score = np.full(len(ids), np.nan)
         n_cut = start = 0

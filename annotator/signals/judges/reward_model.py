@@ -27,6 +27,7 @@ from annotator.errors import ScoreError
 from annotator.progress import progress_bar
 from annotator.signals.chunking import batches
 from annotator.signals.encoder import Weights
+from annotator.signals.judges.ledger import judging_lock
 from annotator.signals.scores import BY_REWARD_MODEL, Ids, record_judged, scores_by
 from annotator.store import writing
 from strategies.within_prompt import Floats
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 BLOCK_RESPONSES = 256  # what a kill can cost
+LOCK_SECONDS = 5.0
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 16_384
 # Part of a method's name: another way of putting a text together is another method.
@@ -50,6 +52,7 @@ class Rewards:
     score: Floats  # (n,), NaN where the response alone is longer than the window
     variance: Floats  # (n,), between the heads; NaN where there is one head
     n_cut: int  # how many lost the beginning of their prompt
+    n_too_long: int  # how many have no score
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,18 @@ class RewardModel:
         self.window = _window(self._tokenizer, self._model.config)
 
     def score(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> Rewards:
-        """The rewards of the responses, each to the prompt at its place."""
+        """The rewards of the responses, each to the prompt at its place.
+
+        Raises ScoreError if a text that fits the window has a logit that is not finite.
+        """
         read = [self._fitted(*pair) for pair in zip(prompts, responses, strict=True)]
+        texts = [ids for ids, _ in read if ids is not None]
         fits = np.array([ids is not None for ids, _ in read], dtype=np.bool_)
         logits = np.full((len(read), self.n_heads), np.nan)
-        logits[fits] = self._forward([ids for ids, _ in read if ids is not None])
+        logits[fits] = self._finite(self._forward(texts))
         variance = logits.var(axis=1) if self.n_heads > 1 else np.full(len(read), np.nan)
-        return Rewards(logits.mean(axis=1), variance, sum(cut for _, cut in read))
+        n_cut, n_too_long = sum(cut for _, cut in read), len(read) - len(texts)
+        return Rewards(logits.mean(axis=1), variance, n_cut, n_too_long)
 
     def token_ids(self, prompt: Sequence[Message], response: str) -> list[int]:
         """The tokens of the whole text, whatever their number."""
@@ -125,6 +133,18 @@ class RewardModel:
             else:
                 enough = middle
         return self.token_ids(without_beginning(prompt, enough), response), True
+
+    def _finite(self, logits: Floats) -> Floats:
+        wrong = ~np.isfinite(logits).all(axis=1)
+        if wrong.any():
+            raise ScoreError(
+                f"{self.name} gives {np.count_nonzero(wrong):,} of {len(logits):,} responses a "
+                f"reward that is no number, the first one {logits[wrong][0].tolist()}",
+                expected="finite logits",
+                todo="check the model's weights; of a model that was trained in bfloat16, "
+                "float16 can overflow",
+            )
+        return logits
 
     def _forward(self, texts: list[list[int]]) -> Floats:
         """The logits (n, heads) of the texts, given as token ids."""
@@ -170,14 +190,27 @@ def _padded(
     return rows, mask
 
 
-def score_responses(db: Database, model: RewardModel, *, limit: int | None = None) -> RewardReport:
+def score_responses(
+    db: Database,
+    model: RewardModel,
+    *,
+    limit: int | None = None,
+    on_wait: Callable[[], object] = lambda: None,
+) -> RewardReport:
     """Scores and records the responses, of the first `limit`, that the model has not scored yet.
 
-    Shows a progress bar. A run that is stopped keeps what it has recorded, block by block.
+    Shows a progress bar. A run that is stopped keeps what it has recorded, block by block. Calls
+    `on_wait` once if another process judges this project; raises StoreBusy where that goes on,
+    ScoreError where a logit is not finite.
     """
-    ids = response_table(db).response_ids[:limit]
+    path = Path(db.execute("PRAGMA database_list").fetchone()[2])
+    with judging_lock(path, wait_seconds=LOCK_SECONDS, on_wait=on_wait):
+        return _score_missing(db, model, response_table(db).response_ids[:limit])
+
+
+def _score_missing(db: Database, model: RewardModel, ids: Ids) -> RewardReport:
     missing = ids[np.isnan(scores_by(db, model.method, ids))]
-    n_scored = n_cut = 0
+    n_cut = n_too_long = 0
     with progress_bar(len(missing), "judge", "responses") as progress:
         for block in _blocks(missing):
             shown = shown_responses(db, block.tolist())
@@ -185,17 +218,17 @@ def score_responses(db: Database, model: RewardModel, *, limit: int | None = Non
             rewards = model.score([t.messages for t in texts], [t.text for t in texts])
             with writing(db):
                 record_judged(db, model.method, block, rewards.score, rewards.variance, beside=True)
-            n_scored += int(np.count_nonzero(~np.isnan(rewards.score)))
             n_cut += rewards.n_cut
+            n_too_long += rewards.n_too_long
             progress(len(block))
     return RewardReport(
         method=model.method,
         n_heads=model.n_heads,
         window=model.window,
         n_known=len(ids) - len(missing),
-        n_scored=n_scored,
+        n_scored=len(missing) - n_too_long,
         n_cut=n_cut,
-        n_too_long=len(missing) - n_scored,
+        n_too_long=n_too_long,
     )
 
 

@@ -108,6 +108,11 @@ class Judge:
         """How many requests one judgement takes."""
         return self.samples if self.how == "samples" and not self.n else 1
 
+    @property
+    def reading(self) -> str:
+        """`how` as methods name it: logprobs, integer, or samples with their number."""
+        return f"samples-{self.samples}" if self.how == "samples" else self.how
+
     def _seed(self, sample: int) -> dict[str, object]:
         # With one seed for all, samples of their own would be the same sample.
         return {} if self.seed is None else {"seed": self.seed + sample}
@@ -137,6 +142,10 @@ class Route(Protocol):
     @property
     def words(self) -> str:
         """What is asked, for people."""
+
+    @property
+    def purpose(self) -> str:
+        """Names the judge and what `check` takes: routes of one purpose read answers alike."""
 
     def requests(self, limit: int | None = None) -> Iterator[ChatRequest]:
         """What to ask about the first `limit` responses, or about all; the same every time."""
@@ -193,8 +202,14 @@ def sizes_of_prompts(db: Database, limit: int | None = None) -> Ids:
     return np.asarray(sizes, dtype=np.int64)
 
 
-def method_of(route: str, judge: Judge, what: str, determined_by: object) -> str:
-    """judge:ROUTE:MODEL@HOST:WHAT:HASH; `determined_by` is JSON, all that the name leaves out."""
+def method_of(
+    route: str, judge: Judge, what: str, determined_by: object, *, reads_a_grade: bool = True
+) -> str:
+    """judge:ROUTE:MODEL@HOST:WHAT-READING:HASH, such as ...:helpful-v1-samples-8:0a1b2c3d.
+
+    READING is how a grade or a verdict is read from an answer, and is left out where a text is
+    what was asked for. `determined_by` is JSON, all that the name leaves out.
+    """
     asked = judge.requests((("user", "?"),), 1)
     whole = [
         READING,
@@ -205,4 +220,5 @@ def method_of(route: str, judge: Judge, what: str, determined_by: object) -> str
     ]
     text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()[:HASH_CHARS]
-    return f"{BY_JUDGE}{route}:{judge.model}@{judge.host}:{what}:{digest}"
+    reading = f"-{judge.reading}" if reads_a_grade else ""
+    return f"{BY_JUDGE}{route}:{judge.model}@{judge.host}:{what}{reading}:{digest}"

@@ -37,6 +37,7 @@ class RubricRoute:
         what = f"{rubric.id}-v{rubric.version}"
         by_schema = rubric.one_call and judge.json_schema
         self.method = method_of("rubric", judge, what, [rubric.digest, by_schema])
+        self.purpose = self.method
 
     @property
     def words(self) -> str:

@@ -8,14 +8,17 @@ What comes of an attempt:
 
     answered, and `check` takes it             ok
     declined, or too long                      refused: final
-    no chat completion, or not what was asked  parse_error: again, up to `retries` times
+    no chat completion                         parse_error: again, up to `retries` times
+    not what was asked                         parse_error: the same; at temperature 0, once
     5xx, 408, 409, cut off, no answer in time  api_error: again, up to `retries` times
     429                                        again after the time the server asks for; once a call
                                                has waited `park_over` seconds it is put off to then
     key, money, model or parameter is refused  the run ends, nothing more is sent
 
 An attempt whose answer is lost may have been answered and billed, so it keeps its reservation.
-When many calls in a row fail, whatever the reason, the run ends rather than pay for the rest.
+At temperature 0 the same question gets the same answer, but for a server's rounding: where it
+cannot be used it is asked for once more, and once in each later run. When many calls in a row
+fail, whatever the reason, the run ends rather than pay for the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,10 +72,11 @@ LONGEST_PAUSE = 8.0  # seconds between attempts where the server names none
 class RunSettings:
     """How a run behaves. Seconds, US dollars, and requests at once.
 
-    `retries` is how often a call is sent again after an answer that cannot be used or a failure;
-    `park_over` how long one call waits for a server that is busy; `pause` the first wait where the
-    server names none, doubled each time. `max_cost` bounds all that this database's calls have
-    ever cost. `give_up_after` failed calls in a row end the run.
+    `retries` is how often a call is sent again after a failure or an answer that cannot be used
+    (once at most after such an answer at temperature 0); `park_over` how long one call waits for
+    a server that is busy; `pause` the first wait where the server names none, doubled each
+    time. `max_cost` bounds all that this database's calls have ever cost. `give_up_after` failed
+    calls in a row end the run.
     """
 
     concurrency: int = 32
@@ -114,6 +118,7 @@ class RunReport:
     problem: JudgeError | None = None
     interrupted: bool = False
     models: set[str] = field(default_factory=set)  # names that the server answered with
+    probed_as: set[str] = field(default_factory=set)  # and those from when it was probed
     seconds: float = 0.0
 
     @property
@@ -134,9 +139,11 @@ def run_calls(
 ) -> RunReport:
     """Asks for every reply that is not on record yet, and records what comes.
 
-    `requests` are taken as they are needed, in the calling thread. `check` raises Refused, or
-    another ValueError, where a reply is no answer to what was asked. `progress` is told how many
-    requests more are done with; `on_wait` once, if another process judges this project.
+    `requests` are taken as they are needed, in the calling thread; they go to one model, whose
+    price is that of the settings. Earlier requests to it that had no price get it now. `check`
+    raises Refused, or another ValueError, where a reply is no answer to what was asked. `progress`
+    is told how many requests more are done with; `on_wait` once, if another process judges this
+    project.
 
     The first SIGINT or SIGTERM lets what is out come in and sends nothing more, the second stops
     at once; the report says `interrupted`. Raises JudgeBudget at the start where a cap cannot be
@@ -164,11 +171,15 @@ def check_cap(settings: RunSettings) -> None:
 
 
 def note_changes(db: Database, host: str, models: set[str], report: RunReport) -> None:
-    """Lets the next run probe again where this one met another server than was probed."""
+    """Lets the next run probe again where this one met another server than was probed.
+
+    The report is told under which names the server was probed.
+    """
     for model in models:
         findings = known_findings(db, host, model)
         if findings is None:
             continue
+        report.probed_as |= {findings.model_returned} - {""}
         renamed = report.models - {findings.model_returned}
         if renamed or isinstance(report.problem, JudgeUnsupported):
             forget_findings(db, host, model)
@@ -230,8 +241,8 @@ class _Run:
         self._requests = requests
         self._ready: deque[tuple[str, ChatRequest]] = deque()
         self._exhausted = False
-        self._live: set[str] = set()  # keys that are ready, out or waiting to be sent again
-        self._failed: set[str] = set()  # keys that this run gave up
+        self._seen: set[bytes] = set()  # keys that this run has met
+        self._unusable: set[str] = set()  # keys to which an earlier run got no usable answer
         self._failures_in_a_row = 0
         self._spent = 0  # micro-dollars, known ones
         self._capped = False
@@ -251,7 +262,8 @@ class _Run:
                 async with self._client_for(where) as self._client:
                     self.host = self._client.host
                     ledger = Ledger(own, self.host, cap=whole_microusd(self._settings.max_cost))
-                    await loop.run_in_executor(thread, ledger.recover)
+                    first = self._first()
+                    await loop.run_in_executor(thread, self._begin, ledger, first)
                     self._books = Books(thread, ledger)
                     await self._work_through()
             finally:
@@ -260,6 +272,18 @@ class _Run:
             self.report.cost_usd = self._spent / MICROUSD
         if self._bug is not None:
             raise self._bug
+
+    def _first(self) -> ChatRequest | None:
+        """The first request, which is put back."""
+        first = next(self._requests, None)
+        if first is not None:
+            self._requests = chain([first], self._requests)
+        return first
+
+    def _begin(self, ledger: Ledger, first: ChatRequest | None) -> None:
+        if first is not None and self._settings.price is not None:
+            ledger.price_unpriced(first.model, self._settings.price)
+        ledger.recover()
 
     def _client_for(self, where: ClientSettings) -> ChatClient:
         return ChatClient(
@@ -337,9 +361,11 @@ class _Run:
         keyed: dict[str, ChatRequest] = {}
         for request in chunk:
             key = request.key(self.host)
-            if key in keyed or key in self._live:
+            digest = bytes.fromhex(key)
+            if digest in self._seen:
                 self._count("repeated")
             else:
+                self._seen.add(digest)
                 keyed[key] = request
         standings = await self._books.look_up(list(keyed))
         for key, request in keyed.items():
@@ -347,19 +373,20 @@ class _Run:
 
     def _sort(self, key: str, request: ChatRequest, standing: Standing | None) -> None:
         """Counts a request that is not to be sent; makes the others ready."""
-        kind = self._kind(key, standing) if standing else None
+        kind = self._kind(standing) if standing else None
         if kind is not None:
             self._count(kind)
             return
-        self._live.add(key)
+        if standing is not None and standing.state == "parse_error":
+            self._unusable.add(key)
         self.asked_models.add(request.model)
         self._ready.append((key, request))
 
-    def _kind(self, key: str, standing: Standing) -> str | None:
+    def _kind(self, standing: Standing) -> str | None:
         """What a call on record counts as; None: it is to be sent."""
         if standing.in_batch:
             return "in_batch"
-        if standing.state == "sent" or key in self._failed:
+        if standing.state == "sent":
             return "repeated"
         if standing.state in ("parse_error", "api_error") and not self._settings.retry_errors:
             return standing.state
@@ -377,7 +404,10 @@ class _Run:
 
     async def _settle(self, key: str, request: ChatRequest) -> None:
         """Sends a request until there is an answer, or no use in going on."""
-        patience = _Patience(self._settings)
+        repeats = None
+        if _answers_alike(request):
+            repeats = 0 if key in self._unusable else 1
+        patience = _Patience(self._settings, repeats)
         while (sent := await self._send(key, request)) is not None:
             outcome, closing = sent
             pause = patience.before_next(outcome)
@@ -388,7 +418,7 @@ class _Run:
             self._books.close(closing)
             self._draw_conclusions(outcome, closing, pause, parked)
             if pause is None or parked:
-                self._done_with(key, "parked" if parked else closing.state, closing.error)
+                self._done_with("parked" if parked else closing.state, closing.error)
                 return
             if await self._rest(pause):
                 return
@@ -413,7 +443,7 @@ class _Run:
         if answer is Held.BY_CAP:
             await self._over_cap(key, request)
         elif answer is Held.BY_ANOTHER:
-            self._done_with(key, "repeated", None)
+            self._done_with("repeated", None)
         elif self._stopping.is_set():
             self._books.close(unsent(answer))
         else:
@@ -426,7 +456,7 @@ class _Run:
             problem = cap_reached(self._settings)
             self.report.stopped, self.report.problem = problem.found, problem
         await self._books.put_off([(key, request.model)])
-        self._done_with(key, "budget", None)
+        self._done_with("budget", None)
 
     async def _exchange(self, request: ChatRequest, ticket: Ticket) -> tuple[Outcome, Closing]:
         self.report.sent += 1
@@ -476,13 +506,11 @@ class _Run:
         problem = overcharge(cost, reserved)
         self._stop(str(problem), problem)
 
-    def _done_with(self, key: str, kind: str, error: str | None) -> None:
+    def _done_with(self, kind: str, error: str | None) -> None:
         """Counts a call; ends the run when too many in a row have failed."""
-        self._live.discard(key)
         if kind == "ok":
             self._failures_in_a_row = 0
         elif kind in ("parse_error", "api_error", "parked"):
-            self._failed.add(key)
             self._failures_in_a_row += 1
         self._count(kind)
         if self._failures_in_a_row >= self._settings.give_up_after:
@@ -506,9 +534,14 @@ class _Run:
 
 
 class _Patience:
-    """How often, and how long, one call is tried."""
+    """How often, and how long, one call is tried.
 
-    def __init__(self, settings: RunSettings) -> None:
+    `repeats` is how often at most after an answer that is not what was asked; None: as often as
+    after anything else.
+    """
+
+    def __init__(self, settings: RunSettings, repeats: int | None) -> None:
+        self._repeats_left = settings.retries if repeats is None else repeats
         self._settings = settings
         self._attempts = 0
         self._tries_left = settings.retries
@@ -524,9 +557,11 @@ class _Patience:
         self._attempts += 1
         if not outcome.again:
             return None
+        if outcome.well_formed:
+            self._repeats_left -= 1
         if not outcome.busy:
             self._tries_left -= 1
-            if self._tries_left < 0:
+            if min(self._tries_left, self._repeats_left) < 0:
                 return None
         pause = min(LONGEST_PAUSE, self._settings.pause * float(2 ** min(self._attempts - 1, 10)))
         # Never earlier than asked for, and not everyone at the same moment.
@@ -551,6 +586,11 @@ def on_signals(call: Callable[[], None]) -> Iterator[None]:
             stack.callback(signal.signal, number, before)
             stack.callback(loop.remove_signal_handler, number)
         yield
+
+
+def _answers_alike(request: ChatRequest) -> bool:
+    """Whether the same answer comes each time, as far as the request can say."""
+    return dict(request.params).get("temperature") == 0
 
 
 def _later(seconds: float) -> str:

@@ -22,7 +22,8 @@ REPLICATES = 1_000
 LEVEL = 0.95
 QUARTILES = 4
 TIE = 2.0**-40  # of the largest gap: means of equal grades differ by less, real gaps by more
-FEWEST_PROMPTS = 10  # with fewer the intervals are too narrow
+FEWEST_PROMPTS = 10  # with fewer the intervals are too narrow for a verdict
+ALL_ALIKE = 1e-9  # the width of an interval whose replicates are equal but for rounding
 
 Statistic = Callable[[Floats], Floats]
 
@@ -297,8 +298,10 @@ def ratios(
 ) -> list[Estimate]:
     """The ratio of sums to counts, (m, n_prompts) both, of each of the m rows.
 
-    Where every prompt says 1, or 0, no replicate says anything else. A share that is `bounded` by
-    them then has the interval of Clopper and Pearson (Biometrika 26, 1934), with prompts as trials.
+    Where every prompt says the same, such as 1, or 0, no replicate says anything else, and those of
+    fewer prompts than FEWEST_PROMPTS say too little. A share that is `bounded` by 0 and 1 then has
+    an interval at least as wide as that of Clopper and Pearson (Biometrika 26, 1934), with prompts
+    as trials.
     """
     m = len(sums)
     totals = resampled_totals(np.concatenate((sums, counts)), rng)
@@ -355,10 +358,20 @@ def _interval(replicates: Floats) -> tuple[float, float]:
 
 
 def _widened(value: float, low: float, high: float, n_prompts: int) -> tuple[float, float]:
-    all_alike = ((1 - LEVEL) / 2) ** (1 / n_prompts)
-    if value == 1.0:
-        return all_alike, 1.0
-    return (0.0, 1.0 - all_alike) if value == 0.0 else (low, high)
+    if n_prompts >= FEWEST_PROMPTS and high - low > ALL_ALIKE:
+        return low, high
+    exact_low, exact_high = clopper_pearson(value, n_prompts)
+    return min(low, exact_low), max(high, exact_high)
+
+
+def clopper_pearson(share: float, n: int) -> tuple[float, float]:
+    """The exact interval of a share of `n` trials, which need not be a whole number of them."""
+    from scipy.special import betaincinv
+
+    tail, hits = (1 - LEVEL) / 2, min(max(share, 0.0), 1.0) * n
+    low = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
+    return low, high
 
 
 def _products(x: Floats, y: Floats) -> Floats:
