@@ -337,6 +337,7 @@ class TestARun:
         assert begun.exit_code == 3, begun.output
         assert f"not made: {N_RESPONSES} calls have no answer" in begun.stdout
         assert f"{N_RESPONSES} in a batch that is not back" in begun.stdout
+        assert "it fetches what is ready, and sends nothing twice" in begun.stderr
         foretold = document(project, "--dry-run")
         assert (foretold["n_in_batch"], foretold["n_to_ask"]) == (N_RESPONSES, 0)
         assert foretold["most_cost"] == foretold["about_tokens_in"] == 0

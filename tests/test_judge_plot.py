@@ -158,7 +158,14 @@ def test_the_same_check_gives_the_same_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize("texts", [True, False])
 def test_a_png_is_written(tmp_path: Path, texts: bool) -> None:
     check = checked(tmp_path, texts=texts)
-    save_judge_png(check.document, check.length, check.score, tmp_path / "judge.png")
+    save_judge_png(
+        check.document,
+        check.length,
+        check.score,
+        tmp_path / "judge.png",
+        judge="a judge",
+        people="people",
+    )
     assert (tmp_path / "judge.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 

@@ -231,6 +231,7 @@ def _say_that_another_judges() -> None:
 
 
 def exit_unless_whole(ask: Ask, run: RunReport) -> None:
+    """Ends the command with what is wrong, if anything is: not all answered, stopped, or Ctrl-C."""
     from annotator.errors import Incomplete, JudgeBudget
 
     if run.interrupted:
@@ -240,13 +241,15 @@ def exit_unless_whole(ask: Ask, run: RunReport) -> None:
     failed = report.failures(run)
     if failed or run.stopped:
         raise Incomplete(
-            run.stopped or f"some calls have no answer: {failed}",
+            run.stopped or f"some calls have no answer yet: {failed}",
             expected="an answer to every call",
             todo=run.problem.todo if run.problem else _todo(ask, run),
         )
 
 
 def _todo(ask: Ask, run: RunReport) -> str:
+    if run.in_batch and not run.incomplete:
+        return "run the same command again: it fetches what is ready, and sends nothing twice"
     if report.only_refused(run):
         return "nothing: what was refused has no score, and is not asked again"
     again = "run the same command again: it asks what has no answer"

@@ -93,15 +93,16 @@ def _draw_check(found: JudgeCheck, path: Path) -> None:
     from annotator.judge_check import words
     from annotator.report.judge_plot import judge_page, save_judge_png
 
+    judge = words.judge_in_words(found.document)
+    people = words.people_in_words(found.document)
+    drawn = (found.document, found.length, found.score)
     if path.suffix.lower() == ".png":
-        save_judge_png(found.document, found.length, found.score, path)
+        save_judge_png(*drawn, path, judge=judge, people=people)
         return
     page = judge_page(
-        found.document,
-        found.length,
-        found.score,
-        judge=words.judge_in_words(found.document),
-        people=words.people_in_words(found.document),
+        *drawn,
+        judge=judge,
+        people=people,
         sentences=words.sentences(found.document),
         tables=words.tables(found.document),
     )

@@ -57,13 +57,16 @@ def judge_page(
     )
 
 
-def save_judge_png(document: Document, length: Floats, score: Floats, path: Path) -> None:
-    """Writes the same pictures side by side as a PNG."""
+def save_judge_png(
+    document: Document, length: Floats, score: Floats, path: Path, *, judge: str, people: str
+) -> None:
+    """Writes the same pictures side by side as a PNG, under whom they are of."""
     parts = _parts(document, length, score)
     figure = _figure([draw for _, draw, _ in parts], "black")
     for axes, (title, _, _) in zip(figure.axes, parts, strict=True):
         more = axes.get_title()
         axes.set_title(f"{title}\n{more}" if more else title, fontsize=11)
+    figure.suptitle(f"{judge}\nagainst {people}", fontsize=11)
     save_png(figure, path)
 
 
