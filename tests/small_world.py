@@ -22,7 +22,10 @@ def add_prompt(db: Database, messages: list[Message], texts: list[str]) -> list[
     """Response ids in the order of their keys."""
     key = prompt_key(messages)
     with writing(db):
-        db.execute("INSERT OR IGNORE INTO imports VALUES (1, 'world', 'w', 'native', '', NULL)")
+        db.execute(
+            "INSERT OR IGNORE INTO imports (id, file, dataset, format, started_at) "
+            "VALUES (1, 'world', 'w', 'native', '')"
+        )
         prompt_id = db.execute(
             """INSERT INTO prompts (prompt_key, messages, text_hash, dataset, external_id,
             import_id) VALUES (?, ?, ?, 'w', ?, 1)""",

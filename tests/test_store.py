@@ -23,6 +23,7 @@ TABLES = {
     "source_scores", "encoders", "embeddings", "projects", "rounds", "picks", "tasks",
     "annotators", "votes", "scores", "datamap_builds", "datamap", "judge_servers", "judge_calls",
     "judge_attempts", "judge_batches", "judge_batch_calls", "judgements",
+    "gold", "extra_votes", "consensus_builds", "consensus", "annotator_skills",
 }  # fmt: skip
 
 
@@ -83,7 +84,10 @@ def _old_database_with_rows(path: Path) -> None:
     database_module.prepare(db, path)
     migrate(db, path, stop_before="m999_next")
     with writing(db):
-        db.execute("INSERT INTO imports VALUES (1, 'f', 'd', 'native', '', NULL)")
+        db.execute(
+            "INSERT INTO imports (id, file, dataset, format, started_at) "
+            "VALUES (1, 'f', 'd', 'native', '')"
+        )
         db.execute(
             """INSERT INTO prompts (prompt_key, messages, text_hash, dataset, import_id)
             VALUES ('k', '[]', 'h', 'd', 1)"""
@@ -179,7 +183,10 @@ def test_damage_is_found_at_start(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     db = open_db(path, create=True)
     with writing(db):
-        db.execute("INSERT INTO imports VALUES (1, 'f', 'd', 'native', '', NULL)")
+        db.execute(
+            "INSERT INTO imports (id, file, dataset, format, started_at) "
+            "VALUES (1, 'f', 'd', 'native', '')"
+        )
         db.conn.executemany(
             """INSERT INTO prompts (prompt_key, messages, text_hash, dataset, import_id)
             VALUES (?, ?, 'h', 'd', 1)""",

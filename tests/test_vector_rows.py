@@ -192,7 +192,11 @@ def test_a_restored_backup_that_went_on_otherwise_is_another_database(
         shutil.copy(backup, path)
         other = open_db(path)
         with writing(other):
-            other.execute("INSERT INTO imports VALUES (2, 'f', 'w', 'native', ?, '')", [name])
+            other.execute(
+                "INSERT INTO imports (id, file, dataset, format, started_at, finished_at) "
+                "VALUES (2, 'f', 'w', 'native', ?, '')",
+                [name],
+            )
         prompts = other.execute("SELECT id, prompt_key FROM prompts LIMIT 2").fetchall()
         for (prompt_id, key), text in zip(prompts, said, strict=True):
             add_response(other, prompt_id, key, text)

@@ -199,18 +199,40 @@ def median_seconds(db: Database) -> float | None:
     return float(statistics.median(seconds)) if seconds else None
 
 
-@dataclass(frozen=True)
-class CountedVotes:
-    """The votes that count, one row each: response ids of the pair, its grade, who and which arm.
+ARMS = ("acquired", "control", "gold", "repeat")
 
-    `grade` from 2, a is much better, to -2; a tie and "both bad" are 0.
+
+@dataclass(frozen=True, eq=False)
+class CountedVotes:
+    """The votes that count, one row each, (n_votes,): of several by one person on a pair the first.
+
+    - `pick_ids`, `a_ids`, `b_ids`: the pick that it answers, and the pair's responses.
+    - `grade` from 2, a is much better, to -2; a tie and "both bad" are 0.
+    - `annotator_ids`; `arm`: positions in ARMS; `left_is_a`: whether a stood on the left.
+    - `seconds` that the annotator had the task open, NaN where not known.
     """
 
+    pick_ids: NDArray[np.int64]
     a_ids: NDArray[np.int64]
     b_ids: NDArray[np.int64]
     grade: NDArray[np.int64]
     annotator_ids: NDArray[np.int64]
-    control: NDArray[np.bool_]
+    arm: NDArray[np.int64]
+    left_is_a: NDArray[np.bool_]
+    seconds: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.grade)
+
+    @property
+    def control(self) -> NDArray[np.bool_]:
+        """Which are of the control arm."""
+        of_control: NDArray[np.bool_] = self.arm == ARMS.index("control")
+        return of_control
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> CountedVotes:
+        """The same of these votes."""
+        return CountedVotes(**{name: column[rows] for name, column in vars(self).items()})
 
 
 _GRADE = {
@@ -223,19 +245,59 @@ _GRADE = {
 }
 
 
+_COUNTED = """SELECT p.id, p.a_id, p.b_id, v.grade, v.annotator_id, p.arm, p.side_order = 'ab',
+    v.seconds FROM current_votes v JOIN picks p ON p.id = v.pick_id
+    WHERE v.status = 'vote' AND NOT v.prefilled ORDER BY v.id"""
+
+
 def counted_votes(db: Database) -> CountedVotes:
     """Every vote that counts now, in the order in which votes were first seen.
 
-    Not among them: a machine's answer that was offered and submitted.
+    Not among them: a machine's answer that was offered and submitted, and what somebody said when
+    shown a pair again (`repeated_votes`).
     """
     import numpy as np
 
-    rows = db.execute(
-        """SELECT p.a_id, p.b_id, v.grade, v.annotator_id, p.arm = 'control'
-        FROM current_votes v JOIN picks p ON p.id = v.pick_id
-        WHERE v.status = 'vote' AND NOT v.prefilled ORDER BY v.id"""
-    )
-    votes = [(a, b, _GRADE[grade], who, control) for a, b, grade, who, control in rows]
-    table = np.array(votes, dtype=np.int64).reshape(-1, 5)
-    a_ids, b_ids, grade, annotator_ids, control = table.T
-    return CountedVotes(a_ids, b_ids, grade, annotator_ids, control.astype(np.bool_))
+    votes = _counted(db)
+    return votes.take(_first_of_each(votes) == np.arange(len(votes)))
+
+
+def repeated_votes(db: Database) -> tuple[CountedVotes, CountedVotes]:
+    """What people said of a pair the first time, and what the same person said later.
+
+    Two lists of one length; somebody asked three times is in both twice.
+    """
+    import numpy as np
+
+    votes = _counted(db)
+    first = _first_of_each(votes)
+    later = np.flatnonzero(first < np.arange(len(votes)))
+    return votes.take(first[later]), votes.take(later)
+
+
+def _counted(db: Database) -> CountedVotes:
+    import numpy as np
+
+    found = db.execute(_COUNTED).fetchall()
+    rows = [
+        (pick, a, b, _GRADE[grade], who, ARMS.index(arm), left_is_a)
+        for pick, a, b, grade, who, arm, left_is_a, _ in found
+    ]
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 7).T
+    seconds = np.array([np.nan if row[7] is None else row[7] for row in found], dtype=np.float64)
+    pick_ids, a_ids, b_ids, grade, annotator_ids, arm, left = columns
+    return CountedVotes(pick_ids, a_ids, b_ids, grade, annotator_ids, arm, left == 1, seconds)
+
+
+def _first_of_each(votes: CountedVotes) -> NDArray[np.int64]:
+    """For each vote the row of the first one by its annotator on its pair."""
+    import numpy as np
+
+    low, high = np.minimum(votes.a_ids, votes.b_ids), np.maximum(votes.a_ids, votes.b_ids)
+    keys = (high, low, votes.annotator_ids)
+    order = np.lexsort(keys)
+    new = np.ones(len(votes), dtype=np.bool_)
+    new[1:] = np.any([key[order[1:]] != key[order[:-1]] for key in keys], axis=0)
+    first = np.empty(len(votes), dtype=np.int64)
+    first[order] = order[np.maximum.accumulate(np.where(new, np.arange(len(votes)), 0))]
+    return first

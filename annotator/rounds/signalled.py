@@ -53,12 +53,20 @@ class SignalledStrategy:
             pool = pool.with_signals(response_score=scores)
         if not self._needed & {"posterior", "policy"}:
             return self._strategy(pool, n, rng)
-        votes = counted_votes(self._db)
+        votes = self._votes()
         looked_at, chance = sampled_prompts(pool, self._voted(pool, votes), n, rng)
         part = pool.of_prompts(looked_at)
         self.learned = {"n_votes": len(votes.grade), "n_looked_at": part.pool.n_eligible}
         selection = self._strategy(self._with_model(part, votes), n, rng)
         return _of_whole(selection, part, chance[pool.prompt_of_pair])
+
+    def _votes(self) -> CountedVotes:
+        """The votes on candidates: gold answers may be on prompts of their own."""
+        import numpy as np
+
+        votes = counted_votes(self._db)
+        known = self._candidates.response_ids
+        return votes.take(np.isin(votes.a_ids, known) & np.isin(votes.b_ids, known))
 
     def _voted(self, pool: Pool, votes: CountedVotes) -> Bools:
         """The prompts that have a vote, (n_prompts,)."""

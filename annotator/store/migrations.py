@@ -2,16 +2,18 @@
 
 Owners (nobody else writes these tables):
   store       meta
-  candidates  imports, prompts, responses, source_labels, source_scores
+  candidates  imports, prompts, responses, source_labels, source_scores, gold
   signals     encoders, embeddings, scores, datamap_builds, datamap, judgements, judge_servers,
               judge_calls, judge_attempts, judge_batches, judge_batch_calls
-  rounds      rounds, picks
+  rounds      rounds, picks, extra_votes
   studio      projects, tasks
-  labels      annotators, votes (and the view current_votes)
+  labels      annotators, votes (and the view current_votes), consensus_builds, consensus,
+              annotator_skills
 
 Kept and append-only, because money or attention paid for them: prompts, responses,
-source_labels, source_scores, judge_calls, judge_attempts, rounds, picks, votes. Derived and
-rebuilt at will: embeddings, scores, judgements, datamap_builds, datamap.
+source_labels, source_scores, gold, judge_calls, judge_attempts, rounds, picks, extra_votes, votes.
+Derived and rebuilt at will: embeddings, scores, judgements, datamap_builds, datamap,
+consensus_builds, consensus, annotator_skills.
 """
 
 from __future__ import annotations
@@ -406,5 +408,86 @@ CREATE TABLE judgements (
   flipped INTEGER NOT NULL CHECK (flipped IN (0, 1)),  -- 1: the winner changed with the order
   PRIMARY KEY (method, a_id, b_id),
   CHECK (a_id < b_id)
+) WITHOUT ROWID;
+"""
+
+
+@MIGRATIONS()
+def m004_several_people(db: Database) -> None:
+    """Further votes on a pair, pairs whose answer is known, and what is believed of all of them."""
+    _run(db, _M004)
+
+
+_M004 = """
+-- Prompts that came with gold answers only are asked as gold and never chosen.
+ALTER TABLE imports ADD COLUMN purpose TEXT NOT NULL DEFAULT 'candidates'
+  CHECK (purpose IN ('candidates', 'gold'));
+
+CREATE TABLE gold (
+  a_id INTEGER NOT NULL REFERENCES responses(id),   -- a and b by response key, as in picks
+  b_id INTEGER NOT NULL REFERENCES responses(id),
+  label TEXT NOT NULL CHECK (label IN ('a', 'b', 'tie')),
+  import_id INTEGER NOT NULL REFERENCES imports(id),
+  PRIMARY KEY (a_id, b_id),
+  CHECK (a_id <> b_id)
+) WITHOUT ROWID;
+
+-- `overlap` of a round is the least number of votes a pair, `overlap_most` the most.
+ALTER TABLE rounds ADD COLUMN overlap_most INTEGER;
+ALTER TABLE rounds ADD COLUMN overlap_policy TEXT;
+ALTER TABLE rounds ADD COLUMN n_gold INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rounds ADD COLUMN n_repeat INTEGER NOT NULL DEFAULT 0;
+
+-- A round that asks for more votes on an earlier round's pick.
+CREATE TABLE extra_votes (
+  id INTEGER PRIMARY KEY,
+  round_id INTEGER NOT NULL REFERENCES rounds(id),
+  pick_id INTEGER NOT NULL REFERENCES picks(id),
+  n_votes INTEGER NOT NULL,          -- that it had
+  overlap INTEGER NOT NULL,          -- that it shall have
+  gain REAL,                         -- of one more vote, as it was expected; NULL: nobody asked
+  reason TEXT NOT NULL,              -- which policy or command asked for it
+  UNIQUE (pick_id, overlap)
+);
+CREATE INDEX extra_votes_round ON extra_votes(round_id);
+
+-- Votes wanted, NULL: as many as its project asks for; and what the server was last told.
+ALTER TABLE tasks ADD COLUMN overlap INTEGER;
+ALTER TABLE tasks ADD COLUMN overlap_told INTEGER;
+CREATE INDEX tasks_overlap ON tasks(id) WHERE overlap IS NOT overlap_told;
+
+CREATE TABLE consensus_builds (
+  id INTEGER PRIMARY KEY,            -- the highest is the newest
+  last_vote_id INTEGER NOT NULL,     -- the newest row of votes that it knows
+  n_votes INTEGER NOT NULL,
+  n_pairs INTEGER NOT NULL,
+  encoder_id INTEGER REFERENCES encoders(id),  -- NULL: from votes alone
+  settings TEXT NOT NULL,            -- JSON: what it was computed by and with
+  built_at TEXT NOT NULL
+);
+
+CREATE TABLE consensus (
+  build_id INTEGER NOT NULL REFERENCES consensus_builds(id) ON DELETE CASCADE,
+  a_id INTEGER NOT NULL REFERENCES responses(id),
+  b_id INTEGER NOT NULL REFERENCES responses(id),
+  n_votes INTEGER NOT NULL,
+  preferred REAL NOT NULL,           -- P(most who take a side prefer a)
+  tie REAL NOT NULL,                 -- P(one more careful vote is a tie)
+  gain REAL NOT NULL,                -- what one more vote is expected to take off its error
+  verdict TEXT NOT NULL CHECK (verdict IN ('a', 'b', 'tie', 'disputed')),
+  PRIMARY KEY (build_id, a_id, b_id)
+) WITHOUT ROWID;
+
+CREATE TABLE annotator_skills (
+  build_id INTEGER NOT NULL REFERENCES consensus_builds(id) ON DELETE CASCADE,
+  annotator_id INTEGER NOT NULL REFERENCES annotators(id),
+  n_votes INTEGER NOT NULL,
+  skill REAL NOT NULL,               -- share of votes that follow the pair, with its interval
+  skill_low REAL NOT NULL,
+  skill_high REAL NOT NULL,
+  left_bias REAL NOT NULL,           -- how much oftener left than right for no reason of the pair's
+  left_low REAL NOT NULL,
+  left_high REAL NOT NULL,
+  PRIMARY KEY (build_id, annotator_id)
 ) WITHOUT ROWID;
 """
