@@ -10,12 +10,21 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 
 from annotator.errors import ConfigError
 
@@ -57,6 +66,24 @@ class EncoderSettings(_Section):
     )
 
 
+_RANGE = "^[1-9][0-9]{0,2}(-[1-9][0-9]{0,2})?$"
+
+
+def _number_or_range(value: int | str) -> int | str:
+    if not re.match(_RANGE, str(value)):
+        raise PydanticCustomError("overlap", "votes a pair, as 3, or '2-5' for 2 to 5")
+    return int(value) if str(value).isdigit() else value
+
+
+VotesAPair = Annotated[
+    int | str,
+    AfterValidator(_number_or_range),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _RANGE}]}
+    ),
+]
+
+
 class RoundSettings(_Section):
     """What `annotator next-batch` does when no flag says otherwise."""
 
@@ -70,8 +97,30 @@ class RoundSettings(_Section):
         0.15,
         description="Share of each batch drawn uniformly; without it no saving can be measured.",
     )
-    overlap: Annotated[int, Field(ge=1, le=50)] = Field(
-        1, description="Annotators who see each pair."
+    overlap: VotesAPair = Field(
+        1, description='People asked about each pair; "2-5": at least 2, up to 5 where it helps.'
+    )
+    overlap_policy: str = Field(
+        "expected-gain",
+        pattern="^(fixed|until-agree|expected-gain)$",
+        description="Where an overlap such as 2-5 asks further: until-agree, until one side leads "
+        "by two; expected-gain, where a further vote brings more than one on a new pair.",
+    )
+    gold: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.03,
+        description="Pairs with a known answer mixed in, as a share of the batch and on top of it; "
+        "none as long as no gold was imported.",
+    )
+    repeats: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.03,
+        description="Pairs asked again with sides swapped, as a share of the batch and on top of "
+        "it, to see whether the same person says the same.",
+    )
+    gold_file: str | None = Field(
+        None,
+        min_length=1,
+        description="Labelled file, relative to this file, whose answers `next-batch` takes in as "
+        "gold each time; known ones are not added twice.",
     )
     near_duplicates: Annotated[float, Field(ge=0.9, le=1)] = Field(
         0.9995,

@@ -23,8 +23,13 @@ INVARIANTS = {
         WHERE arm IN ('acquired', 'control') GROUP BY pair_key HAVING count(*) > 1""",
     "a pick has no task": """SELECT p.id FROM picks p LEFT JOIN tasks t ON t.pick_id = p.id
         WHERE t.id IS NULL""",
-    "a round lacks picks": """SELECT r.id FROM rounds r WHERE r.n_acquired + r.n_control <>
+    "a round lacks picks": """SELECT r.id FROM rounds r
+        WHERE r.n_acquired + r.n_control + r.n_gold + r.n_repeat <>
         (SELECT count(*) FROM picks WHERE round_id = r.id)""",
+    "a gold pick has no answer": """SELECT p.id FROM picks p WHERE p.arm = 'gold'
+        AND NOT EXISTS (SELECT 1 FROM gold g WHERE (g.a_id, g.b_id) = (p.a_id, p.b_id))""",
+    "a repeat repeats nothing": """SELECT p.id FROM picks p WHERE p.arm = 'repeat' AND NOT EXISTS
+        (SELECT 1 FROM picks q WHERE q.pair_key = p.pair_key AND q.round_id < p.round_id)""",
     "a stored task has no id": """SELECT id FROM tasks
         WHERE state IN ('stored', 'swept', 'conflict') AND studio_id IS NULL""",
     "two tasks share an id": """SELECT studio_id FROM tasks
@@ -35,6 +40,10 @@ INVARIANTS = {
     "a pair crosses prompts": """SELECT p.id FROM picks p JOIN responses a ON a.id = p.a_id
         JOIN responses b ON b.id = p.b_id WHERE a.prompt_id <> b.prompt_id
         OR a.response_key >= b.response_key""",
+    "a further vote was asked of a control pick": """SELECT e.id FROM extra_votes e
+        JOIN picks p ON p.id = e.pick_id WHERE p.arm = 'control'""",
+    "a further vote was not passed on": """SELECT e.id FROM extra_votes e
+        JOIN tasks t ON t.pick_id = e.pick_id WHERE coalesce(t.overlap, 0) < e.overlap""",
     "a judge's answer is not there": """SELECT id FROM judge_calls
         WHERE state = 'ok' AND reply IS NULL""",
     "an attempt is open whose call was not sent": """SELECT a.id FROM judge_attempts a

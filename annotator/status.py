@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from annotator.candidates.catalog import count_candidates
 from annotator.labels.votes import vote_counts
+from annotator.rounds.further import further_progress
 from annotator.rounds.picks import (
     arm_counts,
     arm_progress,
     control_votes,
-    pairs_picked,
+    pairs_taken,
     round_counts,
+    votes_per_pair,
 )
 from annotator.signals.embeddings import vector_counts
 from annotator.signals.judges.ledger import MICROUSD, spending
 from annotator.signals.scores import judge_counts, method_in_words
-from annotator.studio.outbox import conflicts, task_counts
+from annotator.studio.outbox import conflicts, task_counts, untold_raises
 from annotator.studio.projects import StudioProject, living_projects
 
 if TYPE_CHECKING:
@@ -42,10 +44,13 @@ def project_status(db: Database) -> dict[str, Any]:
         "tasks": task_counts(db),
         "conflicts": conflicts(db),
         "votes": vote_counts(db),
+        "votes_per_pair": votes_per_pair(db),
+        "further_votes": further_progress(db),
     }
-    report["pairs_left"] = report["candidates"]["pairs"] - pairs_picked(db)
+    report["pairs_left"] = report["candidates"]["pairs"] - pairs_taken(db)
     report["labelling"] = [_labelling(project) for project in living_projects(db)]
     report["saving"] = _saving(control_votes(db))
+    report["raises_waiting"] = untold_raises(db)
     report["next"] = _next(report)
     return report
 
@@ -78,9 +83,9 @@ def _next(report: dict[str, Any]) -> str:
     waiting = sum(report["tasks"].get(state, 0) for state in ("pending", "sent", "stored"))
     if not report["candidates"]["pairs"]:
         return "annotator import FILE"
-    if waiting:
+    if waiting or report["raises_waiting"]:
         return "annotator next-batch --resume"
-    if any(arm["open"] for arm in report["arms"].values()):
+    if report["further_votes"]["open"] or any(arm["open"] for arm in report["arms"].values()):
         return "label in Label Studio, then annotator sync"
     if not report["pairs_left"]:
         return "every pair has been chosen; import more: annotator import FILE"

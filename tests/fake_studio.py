@@ -77,6 +77,10 @@ class Faults:
     """Access tokens are refused after one use, although they look valid."""
     between_pages: Callable[[], None] | None = None
     """Called once, after the next page of a task list was made."""
+    failing_changes: int = 0
+    """Changes of a task answered with 500, nothing done."""
+    cut_after_changing: int = 0
+    """Changes of a task that are made, and whose connection is then reset."""
 
 
 class Refused(Exception):
@@ -132,6 +136,10 @@ class FakeStudio:
     def personal_token(self) -> str:
         return _jwt("refresh", seconds=10**9)
 
+    def token_of(self, user_id: int) -> str:
+        """The legacy token of that person; the first one's is `token`."""
+        return self.token if user_id == 1 else f"{user_id:04d}" * 10
+
     def count(self, start: str) -> int:
         """How many requests began with these letters, such as "POST /api/projects"."""
         return sum(request.startswith(start) for request in self.requests)
@@ -186,8 +194,14 @@ def get_project(studio: FakeStudio, call: Call) -> Any:
 
 
 def change_project(studio: FakeStudio, call: Call) -> Any:
-    _project(studio, call.ids[0])
+    before = _project(studio, call.ids[0])["maximum_annotations"]
     studio.projects[call.ids[0]] |= call.body
+    after = studio.projects[call.ids[0]]["maximum_annotations"]
+    of_project = [task for task in studio.tasks.values() if task["project"] == call.ids[0]]
+    # What the tasks' own overlaps said before is lost.
+    for task in of_project if after != before else []:
+        task["overlap"] = after
+        task["is_labeled"] = _is_answered(studio, task)
     return _project(studio, call.ids[0])
 
 
@@ -233,6 +247,8 @@ def _store(studio: FakeStudio, call: Call) -> dict[str, Any]:
             "id": task_id,
             "project": call.ids[0],
             "data": row,
+            "overlap": studio.projects[call.ids[0]]["maximum_annotations"],
+            "is_labeled": False,
             "created_at": moment,
             "updated_at": moment,
         }
@@ -293,7 +309,7 @@ def _passes(task: dict[str, Any], one: dict[str, Any]) -> bool:
 
 
 def _listed(studio: FakeStudio, task: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
-    own = [one for one in studio.annotations.values() if one["task"] == task["id"]]
+    own = _annotations_of(studio, task)
     skips = sum(one["was_cancelled"] for one in own)
     row = task | {"total_annotations": len(own) - skips, "cancelled_annotations": skips}
     included = query.get("include", "").split(",") if "include" in query else None
@@ -340,14 +356,42 @@ def _delete_task(studio: FakeStudio, task_id: int) -> None:
 
 
 def next_task(studio: FakeStudio, call: Call) -> Any:
-    project = _project(studio, call.ids[0])
-    for task in sorted(studio.tasks.values(), key=lambda task: task["id"]):
-        own = [one for one in studio.annotations.values() if one["task"] == task["id"]]
-        mine = any(one["completed_by"] == 1 for one in own)
-        open_ = len(own) < project["maximum_annotations"] and not mine
-        if task["project"] == call.ids[0] and open_:
+    _project(studio, call.ids[0])
+    open_ = [
+        task
+        for task in studio.tasks.values()
+        if task["project"] == call.ids[0] and not task["is_labeled"]
+    ]
+    for task in sorted(open_, key=lambda task: task["id"]):
+        mine = any(one["completed_by"] == call.user for one in _annotations_of(studio, task))
+        # The flag may have been taken back although enough people have answered.
+        if not mine and not _is_answered(studio, task):
             return task
-    raise Refused(404, f"There are no tasks for {studio.users[0]['email']}")
+    raise Refused(404, f"There are no tasks for {studio.users[call.user - 1]['email']}")
+
+
+def get_task(studio: FakeStudio, call: Call) -> Any:
+    if call.ids[0] not in studio.tasks:
+        raise Refused(404, "No Task matches the given query.")
+    return studio.tasks[call.ids[0]]
+
+
+def change_task(studio: FakeStudio, call: Call) -> Any:
+    task = get_task(studio, call)
+    if not isinstance(call.body.get("overlap", 1), int):
+        raise Refused(400, "Validation error", {"overlap": ["A valid integer is required."]})
+    task |= call.body | {"updated_at": studio.tick()}
+    return task
+
+
+def _annotations_of(studio: FakeStudio, task: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in studio.annotations.values() if one["task"] == task["id"]]
+
+
+def _is_answered(studio: FakeStudio, task: dict[str, Any]) -> bool:
+    """Whether as many people have answered the task as it asks; a skip is no answer."""
+    own = _annotations_of(studio, task)
+    return len({one["completed_by"] for one in own if not one["was_cancelled"]}) >= task["overlap"]
 
 
 # Annotations
@@ -357,7 +401,7 @@ def submit(studio: FakeStudio, call: Call) -> Any:
     task = studio.tasks.get(call.ids[0])
     if task is None:
         raise Refused(404, "No Task matches the given query.")
-    body = {"completed_by": 1, "was_cancelled": False, "lead_time": None} | call.body
+    body = {"completed_by": call.user, "was_cancelled": False, "lead_time": None} | call.body
     if not 1 <= body["completed_by"] <= len(studio.users):
         problem = f'Invalid pk "{body["completed_by"]}" - object does not exist.'
         raise Refused(400, "Validation error", {"completed_by": [problem]})
@@ -365,21 +409,27 @@ def submit(studio: FakeStudio, call: Call) -> Any:
     moment = task["updated_at"] = studio.tick()
     made |= {"id": studio.new_id(), "task": task["id"], "created_at": moment, "updated_at": moment}
     studio.annotations[made["id"]] = made
+    task["is_labeled"] = _is_answered(studio, task)
     return made
 
 
 def change_annotation(studio: FakeStudio, call: Call) -> Any:
     found = _annotation(studio, call)
     moment = studio.tick()
-    found |= call.body | {"updated_at": moment, "updated_by": 1}
-    studio.tasks[found["task"]]["updated_at"] = moment
+    found |= call.body | {"updated_at": moment, "updated_by": call.user}
+    _changed(studio, found["task"], moment)
     return found
 
 
 def delete_annotation(studio: FakeStudio, call: Call) -> Any:
     found = _annotation(studio, call)
     del studio.annotations[found["id"]]
-    studio.tasks[found["task"]]["updated_at"] = studio.tick()
+    _changed(studio, found["task"], studio.tick())
+
+
+def _changed(studio: FakeStudio, task_id: int, moment: str) -> None:
+    task = studio.tasks[task_id]
+    task |= {"updated_at": moment, "is_labeled": _is_answered(studio, task)}
 
 
 def _annotation(studio: FakeStudio, call: Call) -> dict[str, Any]:
@@ -396,7 +446,7 @@ def version(studio: FakeStudio, call: Call) -> Any:
 
 
 def whoami(studio: FakeStudio, call: Call) -> Any:
-    return studio.users[0] | {"active_organization": 1}
+    return studio.users[call.user - 1] | {"active_organization": 1}
 
 
 def list_users(studio: FakeStudio, call: Call) -> Any:
@@ -424,6 +474,8 @@ ROUTES: list[tuple[str, str, Handle]] = [
     ("GET", r"/api/projects/(\d+)/imports/(\d+)/", import_job),
     ("GET", r"/api/projects/(\d+)/next", next_task),
     ("GET", r"/api/tasks/", list_tasks),
+    ("GET", r"/api/tasks/(\d+)/", get_task),
+    ("PATCH", r"/api/tasks/(\d+)/", change_task),
     ("POST", r"/api/dm/views/", create_view),
     ("DELETE", r"/api/dm/views/(\d+)/", delete_view),
     ("POST", r"/api/dm/actions/", act),
@@ -442,6 +494,7 @@ class Call:
     ids: list[int]
     query: dict[str, str]
     body: Any
+    user: int
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -478,7 +531,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         if len(self.path) > faults.longest_url:
             raise Refused(414, html=True)
-        self._check_token(parts.path)
+        user = self._user(parts.path)
         if self.command == "GET" and _used_up(faults, "failing_reads"):
             raise Refused(500, "the fake server was told to fail")
         if self.command == "GET" and _used_up(faults, "html_reads"):
@@ -486,7 +539,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(content) if content else None
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         with self._trouble(parts.path):
-            answer = self._dispatch(parts.path, query, body)
+            answer = self._dispatch(parts.path, query, body, user)
         if answer is None:
             return 204, b"", ""
         created = self.command == "POST" and parts.path not in OPEN
@@ -497,6 +550,9 @@ class _Handler(BaseHTTPRequestHandler):
         """What happens before and after something is stored or listed."""
         faults = self.studio.faults
         importing = path.endswith("/import")
+        changing = self.command == "PATCH" and path.startswith("/api/tasks/")
+        if changing and _used_up(faults, "failing_changes"):
+            raise Refused(500, "the fake server was told to fail")
         if importing and _used_up(faults, "cut_before_storing"):
             raise Cut
         if importing:
@@ -507,27 +563,34 @@ class _Handler(BaseHTTPRequestHandler):
             hook()
         if importing and _used_up(faults, "cut_after_storing"):
             raise Cut
+        if changing and _used_up(faults, "cut_after_changing"):
+            raise Cut
         if importing and _used_up(faults, "fail_after_storing"):
             raise Refused(500, "the fake server was told to fail")
 
-    def _dispatch(self, path: str, query: dict[str, str], body: Any) -> Any:
+    def _dispatch(self, path: str, query: dict[str, str], body: Any, user: int) -> Any:
         for method, pattern, handle in ROUTES:
             found = re.fullmatch(pattern, path)
             if found and method == self.command:
-                call = Call(path, [int(one) for one in found.groups()], query, body)
+                call = Call(path, [int(one) for one in found.groups()], query, body, user)
                 with self.studio.lock:
                     return handle(self.studio, call)
         raise Refused(404, html=True)
 
-    def _check_token(self, path: str) -> None:
+    def _user(self, path: str) -> int:
+        """Whose token the request carries; personal ones are the first person's."""
         if path in OPEN:
-            return
+            return 1
         kind, _, token = (self.headers.get("Authorization") or "").partition(" ")
         fresh = kind == "Bearer" and token.count(".") == 2 and token not in self.studio.spent_tokens
         if self.studio.faults.access_tokens_expire:
             self.studio.spent_tokens.add(token)
-        if not fresh and not (kind == "Token" and token == self.studio.token):
-            raise Refused(401, "Invalid token.")
+        if fresh:
+            return 1
+        for user in self.studio.users if kind == "Token" else []:
+            if token == self.studio.token_of(user["id"]):
+                return int(user["id"])
+        raise Refused(401, "Invalid token.")
 
     def _cut(self) -> None:
         # A reset, as from a process that was killed; an orderly end would look like an answer.
@@ -560,12 +623,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+_COUNTING = threading.Lock()
+
+
 def _used_up(faults: Faults, name: str) -> bool:
-    left = getattr(faults, name)
-    if left <= 0:
-        return False
-    setattr(faults, name, left - 1)
-    return True
+    with _COUNTING:
+        left = getattr(faults, name)
+        setattr(faults, name, max(left - 1, 0))
+    return bool(left > 0)
 
 
 class _Server(ThreadingHTTPServer):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from annotator.rounds.choose import balanced_sides, choose_batch, control_size
+from annotator.rounds.choose import (
+    BLOCK,
+    EITHER,
+    LEFT,
+    RIGHT,
+    arranged,
+    choose_batch,
+    control_size,
+)
 from strategies import STRATEGIES, strategy_named
 from strategies.pool import Pool, PoolTooSmall, Selection, StrategyViolation
 from tests.signalled_pool import with_all_signals
@@ -64,8 +72,80 @@ def test_sides_are_balanced_within_each_arm() -> None:
 
 
 def test_an_odd_side_goes_either_way() -> None:
-    totals = {int(balanced_sides(5, np.random.default_rng(s)).sum()) for s in range(20)}
+    totals = {
+        int(choose_batch(_pool(UNEVEN), STRATEGIES["real-easy"], 5, 1, s).left_is_a.sum())
+        for s in range(20)
+    }
     assert totals == {2, 3}
+
+
+def _batch(sizes: list[int], settled: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Arms of these sizes, and an arm more of `settled` picks, every third to be on the left."""
+    arm = np.repeat(np.arange(len(sizes) + 1), [*sizes, settled])
+    wanted = np.full(len(arm), EITHER)
+    wanted[sum(sizes) :] = np.where(np.arange(settled) % 3 == 0, LEFT, RIGHT)
+    return arm, wanted
+
+
+@pytest.mark.parametrize("settled", [0, 1, 5], ids="{} settled".format)
+@pytest.mark.parametrize(
+    "sizes", [[85, 15, 3], [4, 1], [1], [], [7, 5, 2], [40, 9, 1], [6, 6, 6]], ids=str
+)
+def test_sides_are_balanced_in_every_run_of_tasks(sizes: list[int], settled: int) -> None:
+    arm, wanted = _batch(sizes, settled)
+    n = len(arm)
+    for seed in range(40):
+        order, left = arranged(arm, wanted, np.random.default_rng(seed))
+        assert sorted(order.tolist()) == list(range(n))
+        kept = wanted[order] != EITHER
+        np.testing.assert_array_equal(left[kept], wanted[order][kept] == LEFT)
+        if settled > sum(sizes):  # nobody is left to make up for that many
+            continue
+        assert int(left.sum()) in {n // 2, (n + 1) // 2}
+        for start in range(0, n - BLOCK + 1, BLOCK):
+            assert left[start : start + BLOCK].sum() == BLOCK // 2
+        for start in range(n - 7):
+            assert 2 <= left[start : start + 8].sum() <= 6
+        for number, size in enumerate(sizes):
+            uneven = abs(2 * int(left[arm[order] == number].sum()) - size)
+            assert uneven <= (1 if settled == 0 else 2)
+
+
+def test_what_cannot_be_balanced_is_spread_over_the_batch() -> None:
+    """Twelve of sixteen have to stand on the left: three in each block."""
+    wanted = np.array([LEFT] * 12 + [RIGHT] * 2 + [EITHER] * 2)
+    for seed in range(20):
+        order, left = arranged(np.zeros(16, np.int64), wanted, np.random.default_rng(seed))
+        np.testing.assert_array_equal(left, np.isin(order, range(12)))
+        assert left.reshape(4, 4).sum(axis=1).tolist() == [3, 3, 3, 3]
+
+
+def test_neither_side_nor_place_depends_on_the_arm() -> None:
+    """Of 4,000 batches: how often each arm is on the left, and where in the batch it stands."""
+    arm, wanted = _batch([7, 5, 2], 3)
+    sides, places, together = np.zeros(4), np.zeros((4, len(arm))), np.zeros(len(arm))
+    repeats = 4000
+    for seed in range(repeats):
+        rng = np.random.default_rng(seed)
+        wanted[14:] = rng.integers(2, size=3)  # as it was the first time: either way
+        order, left = arranged(arm, wanted, rng)
+        sides += np.bincount(arm[order], left, 4)
+        np.add.at(places, (arm[order], np.arange(len(arm))), 1)
+        together += left
+    n = repeats * np.bincount(arm)
+    # Picks of one batch balance each other, so that independent throws vary more than these.
+    assert (np.abs(sides - n / 2) < 5 * np.sqrt(n / 4)).all()
+    assert (np.abs(together - repeats / 2) < 5 * np.sqrt(repeats / 4)).all()
+    share = np.bincount(arm)[:, None] / len(arm)
+    assert (np.abs(places - repeats * share) < 5 * np.sqrt(repeats * share * (1 - share))).all()
+
+
+def test_a_batch_is_arranged_the_same_way_by_the_same_seed() -> None:
+    arm, wanted = _batch([20, 4], 2)
+    one, same, other = (arranged(arm, wanted, np.random.default_rng(s)) for s in (3, 3, 4))
+    for mine, yours in zip(one, same, strict=True):
+        np.testing.assert_array_equal(mine, yours)
+    assert one[0].tolist() != other[0].tolist()
 
 
 def test_the_same_seed_is_the_same_batch_and_another_is_not() -> None:

@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 
 from annotator.cli import main
 from annotator.config import FILE_NAME, SCHEMA_NAME, schema_text
+from annotator.studio.client import Studio
 from annotator.studio.screen import answer_result
 from tests.fake_studio import FakeStudio, fake_studio
 from tests.ready_project import (
@@ -177,7 +178,7 @@ def test_status_says_where_to_label_and_how_much_is_left(project: Path, server: 
     (link,) = document("next-batch", "-n", "6", "--seed", "3")["label_at"]
     answer_all(server)
     done("sync")
-    done("next-batch", "-n", str(N_PAIRS - 6))
+    done("next-batch", "-n", str(N_PAIRS - 6), "--repeat-share", "0")
     status = document("status")
     assert [one["url"] for one in status["labelling"]] == [link]
     arms = status["arms"]
@@ -212,6 +213,7 @@ def test_each_step_again_adds_nothing(project: Path, server: FakeStudio) -> None
     done("next-batch", "-n", "6")
     answer_all(server)
     done("sync")
+    done("annotators")  # what is believed is derived once, and then stands
     before = table_counts(project), dict(server.tasks)
     for arguments in (
         ["next-batch", "--resume"],
@@ -220,6 +222,9 @@ def test_each_step_again_adds_nothing(project: Path, server: FakeStudio) -> None
         ["doctor", "--offline"],
         ["doctor"],
         ["export", "--out", "-"],
+        ["annotators"],
+        ["diagnose"],
+        ["diagnose", "--send", "--dry-run"],
         ["next-batch", "-n", "5", "--dry-run"],
         ["next-batch", "--strategies"],
     ):
@@ -258,8 +263,110 @@ def test_a_dry_run_shows_choice_and_cost(project: Path, server: FakeStudio) -> N
     done("next-batch", "-n", "4")
     answer_all(server)
     done("sync")
-    assert "at 12 s a vote" in done("next-batch", "-n", "10", "--dry-run").stdout
-    assert document("next-batch", "-n", "10", "--dry-run")["annotator_seconds"] == 125
+    dry = ("next-batch", "-n", "10", "--repeat-share", "0", "--dry-run")
+    assert "at 12 s a vote" in done(*dry).stdout
+    assert document(*dry)["annotator_seconds"] == 125
+
+
+def answer_places(
+    server: FakeStudio, project: Path, said: dict[int, dict[int, str]]
+) -> dict[int, int]:
+    """Person -> place in the first round -> grade on the screen; task ids by place."""
+    query = """SELECT p.place, t.studio_id FROM picks p JOIN tasks t ON t.pick_id = p.id
+        WHERE p.round_id = 1"""
+    tasks = dict(rows_of(project, query))
+    for person, answers in said.items():
+        with Studio(server.url, server.token_of(person)) as studio:
+            for place, grade in answers.items():
+                studio.submit(tasks[place], answer_result(grade))
+    return tasks
+
+
+def test_further_votes_from_the_choice_to_the_vote(project: Path, server: FakeStudio) -> None:
+    settings = (project / FILE_NAME).read_text(encoding="utf-8")
+    settings = settings.replace("overlap = 1\n", 'overlap = "2-4"\n')
+    settings = settings.replace('"expected-gain"', '"until-agree"')
+    settings = settings.replace("repeats = 0.03", "repeats = 0")
+    (project / FILE_NAME).write_text(settings, encoding="utf-8")
+    first = document("next-batch", "-n", "8", "--seed", "4")
+    assert (first["overlap"], first["overlap_most"], first["overlap_policy"]) == (
+        2, 4, "until-agree",
+    )  # fmt: skip
+    assert (first["votes_asked"], first["further_votes"]) == (16, [])
+    (control,) = (p for (p,) in rows_of(project, "SELECT place FROM picks WHERE arm = 'control'"))
+    split = min({*range(8)} - {control})
+    tasks = answer_places(
+        server,
+        project,
+        {
+            2: dict.fromkeys(range(8), "left_better"),
+            3: {place: "left_better" for place in range(8)} | {split: "right_better"},
+            1: {control: "tie"},
+        },
+    )
+    done("sync")
+    shown = done("next-batch", "-n", "6", "--seed", "5", "--dry-run").stdout
+    assert "asks for  11 votes: 5 new pairs, 1 further votes on 1 earlier pairs" in shown
+    assert "earlier pairs that get a further vote" in shown
+    assert "2 + 1" in shown
+    before = table_counts(project)
+    dry = document("next-batch", "-n", "6", "--seed", "5", "--dry-run")
+    assert table_counts(project) == before
+    (extra,) = dry["further_votes"]
+    assert (extra["n_votes"], extra["n_more"], extra["overlap"]) == (2, 1, 3)
+    assert extra["reason"] == "until-agree"
+
+    waiting = document("next-batch", "-n", "6", "--seed", "5", "--no-push")
+    assert waiting["further_votes"] == dry["further_votes"]
+    assert server.tasks[tasks[split]]["overlap"] == 2
+    sent = document("next-batch", "-n", "6")["pushed"]  # what waits goes first
+    assert (sent["stored"], sent["raised"]) == (5, 1)
+    assert server.tasks[tasks[split]]["overlap"] == 3
+    assert "1 earlier tasks" not in done("next-batch", "--resume").stdout
+    status = document("status")
+    assert status["further_votes"] == {"pairs": 1, "open": 1}
+    assert status["votes_per_pair"] == {"2": 7, "3": 1}
+    assert status["next"].startswith("label in")
+    answer_places(server, project, {1: {split: "left_better"}})
+    done("sync")
+    assert document("status")["further_votes"] == {"pairs": 1, "open": 0}
+    assert "votes a pair: 6 with 2, 2 with 3" in done("status").stdout
+
+
+def test_raises_alone_go_out_before_another_batch_is_chosen(
+    project: Path, server: FakeStudio
+) -> None:
+    done("next-batch", "-n", "8", "--seed", "4", "--overlap", "1")
+    answer_places(server, project, {2: dict.fromkeys(range(8), "tie"), 3: {0: "tie", 1: "tie"}})
+    done("sync")
+    more = ("--overlap", "2", "--overlap-policy", "fixed", "--control", "0", "--repeat-share", "0")
+    waiting = document("next-batch", "-n", "3", *more, "--no-push")
+    assert (waiting["n_acquired"], waiting["votes_asked"]) == (0, 3)
+    assert document("status")["next"] == "annotator next-batch --resume"
+    assert document("next-batch", "-n", "3", *more)["pushed"]["raised"] == 3
+    assert document("status")["rounds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--overlap", "5-2"), "5 to 2 votes a pair"),
+        (("--overlap", "0"), "0 to 0 votes a pair"),
+        (("--overlap", "some"), "'some' is no overlap"),
+        (("--overlap", "3", "--overlap-policy", "until-agree"), "such as --overlap 3-6"),
+        (("--overlap-policy", "majority"), "'until-agree'"),
+        (("--gold", FILE_NAME, "--dry-run"), "--dry-run"),
+    ],
+)
+def test_an_overlap_that_makes_no_sense(
+    project: Path, server: FakeStudio, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in failure("next-batch", *arguments, code=2)
+
+
+def test_a_range_that_fixed_cannot_have(project: Path, server: FakeStudio) -> None:
+    said = failure("next-batch", "--overlap", "2-5", "--overlap-policy", "fixed")
+    assert "a fixed overlap of 2-5" in said
 
 
 def test_a_batch_can_wait_and_be_sent_later(project: Path, server: FakeStudio) -> None:

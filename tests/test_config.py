@@ -51,6 +51,15 @@ def test_environment_goes_before_the_file(tmp_path: Path) -> None:
     assert (settings.round.size, settings.round.overlap) == (9, 2)
 
 
+@pytest.mark.parametrize(("text", "overlap"), [("3", 3), ('"2-5"', "2-5"), ('"3"', 3)])
+def test_an_overlap_is_a_number_or_a_range(tmp_path: Path, text: str, overlap: int | str) -> None:
+    written = f"[round]\noverlap = {text}\n"
+    assert load_settings(_project(tmp_path, written), {}).round.overlap == overlap
+    jsonschema.validate(tomllib.loads(written), json.loads(schema_text()))
+    found = load_settings(_project(tmp_path, ""), {"ANNOTATOR_ROUND_OVERLAP": text.strip('"')})
+    assert found.round.overlap == overlap
+
+
 def test_familiar_names_are_honoured(tmp_path: Path) -> None:
     folder = _project(tmp_path, '[studio]\nurl = "http://file:1"\n')
     assert load_settings(folder, {}).studio.url == "http://file:1"
@@ -65,6 +74,9 @@ def test_familiar_names_are_honoured(tmp_path: Path) -> None:
         ("[rond]\n", "did you mean 'round'"),
         ("[round]\ncontrol = 0.7\n", "control"),
         ("[round]\nsize = 'many'\n", "size"),
+        ("[round]\noverlap = 'many'\n", "[round] overlap = 'many'"),
+        ("[round]\noverlap = 0\n", "votes a pair, as 3, or '2-5' for 2 to 5"),
+        ("[round]\noverlap_policy = 'majority'\n", "overlap_policy"),
         ("[studio]\nurl = 'localhost:8080'\n", "url"),
         ("[round\n", "TOML"),
     ],

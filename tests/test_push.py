@@ -14,12 +14,14 @@ from sqlite_utils import Database
 
 from annotator.doctor import broken_invariants
 from annotator.errors import StudioError, StudioFailed, StudioNotFound, StudioUnreachable
+from annotator.rounds.batch import push_waiting
 from annotator.rounds.servers import forget_project
 from annotator.rounds.sync import sync
 from annotator.status import project_status
-from annotator.store import open_db
+from annotator.store import open_db, writing
 from annotator.studio import outbox, projects
 from annotator.studio.client import ProjectInfo, Studio
+from annotator.studio.outbox import ask_for_votes, untold_raises
 from annotator.studio.projects import projects_on
 from annotator.studio.screen import answer_result, config_xml
 from tests import fake_studio as fake_module
@@ -318,6 +320,166 @@ class TestSweep:
         assert task_states(db) == {"swept": 4}
 
 
+def ask(db: Database, **overlaps: int) -> None:
+    """Asks for so many votes on the pick at that place, as in `place_3=2`."""
+    picks = dict(db.execute("SELECT place, id FROM picks").fetchall())
+    with writing(db):
+        ask_for_votes(
+            db, {picks[int(name.removeprefix("place_"))]: n for name, n in overlaps.items()}
+        )
+
+
+def told(db: Database) -> list[tuple[int | None, int | None]]:
+    """(votes wanted, votes told) of every task in the order of places."""
+    query = """SELECT t.overlap, t.overlap_told FROM tasks t JOIN picks p ON p.id = t.pick_id
+        ORDER BY p.round_id, p.place"""
+    return list(db.execute(query))
+
+
+def still_open(server: Server, db: Database, studio: Studio) -> list[str]:
+    """Keys of the tasks that somebody who has answered none of them would be offered."""
+    project = only_project(db, studio)
+    keys = []
+    while (task := studio.next_task(project.studio_id)) is not None:
+        assert task.key is not None
+        keys.append(task.key)
+        studio.submit(task.id, answer_result("tie"))
+    return keys
+
+
+class TestRaises:
+    @pytest.fixture
+    def answered(self, server: Server, db: Database, studio: Studio) -> list[str]:
+        """Keys of five tasks that one person has answered."""
+        add_rounds(db, 5)
+        push(db, studio)
+        for task_id in studio_ids(db):
+            studio.submit(task_id, answer_result("tie"), completed_by=server.people[0])
+        return task_keys(db)
+
+    def test_told_once_and_the_task_is_open_again(
+        self, server: Server, db: Database, studio: Studio, answered: list[str]
+    ) -> None:
+        ask(db, place_1=2, place_4=3)
+        assert untold_raises(db) == untold_raises(db, studio.url) == 2
+        assert untold_raises(db, "http://elsewhere") == 0
+        assert project_status(db)["next"] == "annotator next-batch --resume"
+        ids = studio_ids(db)
+        report = push(db, studio)
+        assert (report.raised, report.stored, report.gone) == (2, 0, 0)
+        assert told(db) == [(None, None), (2, 2), (None, None), (None, None), (3, 3)]
+        assert (untold_raises(db), push(db, studio).raised) == (0, 0)
+        # The same tasks, and the sync takes note of the change and of nothing in it.
+        assert studio_ids(db) == ids
+        assert sync(db, studio).counts.votes == 5
+        assert still_open(server, db, studio) == [answered[1], answered[4]]
+        assert sync(db, studio).counts.votes == 2
+        assert task_states(db) == {"swept": 5}
+        assert broken_invariants(db) == []
+
+    def test_what_was_asked_is_never_taken_back(self, db: Database, studio: Studio) -> None:
+        add_rounds(db, 2)
+        ask(db, place_0=4)
+        ask(db, place_0=3)
+        push(db, studio)
+        ask(db, place_0=2)
+        assert told(db) == [(4, 4), (None, None)]
+
+    def test_a_task_that_has_not_arrived_is_told_when_it_has(
+        self, db: Database, studio: Studio
+    ) -> None:
+        add_rounds(db, 2)
+        ask(db, place_1=3)
+        assert untold_raises(db) == 0
+        report = push(db, studio)
+        assert (report.stored, report.raised) == (2, 1)
+        assert told(db) == [(None, None), (3, 3)]
+
+    def test_told_together_with_a_new_round(
+        self, server: Server, db: Database, studio: Studio
+    ) -> None:
+        pairs = all_pairs(db)
+        add_round(db, pairs[:2])
+        push(db, studio)
+        for task_id in studio_ids(db):
+            studio.submit(task_id, answer_result("tie"), completed_by=server.people[0])
+        add_round(db, pairs[2:4])
+        db.execute("UPDATE tasks SET overlap = 2 WHERE id = 1")
+        seen: list[int] = []
+        report = push_waiting(db, studio, "A", grace_seconds=0.3, on_stored=seen.append)
+        assert (report.stored, report.raised, sum(seen)) == (2, 1, 3)
+        keys = task_keys(db)
+        assert still_open(server, db, studio) == [keys[0], *keys[2:]]
+
+    def test_a_task_that_was_deleted_is_gone_and_the_others_are_told(
+        self, server: Server, db: Database, studio: Studio, answered: list[str]
+    ) -> None:
+        project = only_project(db, studio)
+        studio.delete_tasks(project.studio_id, [studio_ids(db)[1]])
+        ask(db, place_0=2, place_1=2, place_3=2)
+        report = push(db, studio)
+        assert (report.raised, report.gone) == (2, 1)
+        assert task_states(db) == {"swept": 4, "gone": 1}
+        assert (untold_raises(db), push(db, studio).gone) == (0, 0)
+        assert outbox.expected_count(db, project) == studio.project(project.studio_id).n_tasks
+        assert still_open(server, db, studio) == [answered[0], answered[3]]
+        assert broken_invariants(db) == []
+
+    def test_a_copy_that_takes_the_tasks_place_is_told_too(
+        self, server: Server, db: Database, studio: Studio
+    ) -> None:
+        """The sweep may keep another task than the one that was told."""
+        pairs = all_pairs(db)
+        add_round(db, pairs[:3])
+        push(db, studio)
+        ask(db, place_1=2)
+        push(db, studio)
+        copy = copy_by_hand(server, db, studio, 1)
+        studio.submit(copy, answer_result("left_better"), completed_by=server.people[0])
+        add_round(db, pairs[3:4])
+        report = push(db, studio)
+        assert (report.removed, report.raised) == (1, 1)
+        assert studio_ids(db)[1] == copy
+        assert task_keys(db)[1] in still_open(server, db, studio)
+
+    def test_after_a_wipe_nobody_elses_task_is_touched(
+        self, server: Server, db: Database, studio: Studio, answered: list[str]
+    ) -> None:
+        other = studio.create_project("Somebody's", "annotator:somebody", config_xml(), 1)
+        try:
+            db.execute("UPDATE projects SET studio_id = ?", [other.id])
+            ask(db, place_1=2)
+            with pytest.raises(StudioNotFound, match="is gone"):
+                push(db, studio)
+            assert told(db)[1] == (2, None)
+        finally:
+            studio.delete_project(other.id)
+
+    def test_killed_after_the_server_was_told(
+        self,
+        server: Server,
+        db: Database,
+        studio: Studio,
+        answered: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It is told again, after the vote that it asked for has come."""
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        ask(db, place_2=2)
+        with monkeypatch.context() as patched:
+            patched.setattr(outbox, "_mark_told", killed)
+            with pytest.raises(KeyboardInterrupt):
+                push(db, studio)
+        assert told(db)[2] == (2, None)
+        task_id = studio_ids(db)[2]
+        studio.submit(task_id, answer_result("tie"), completed_by=server.people[1])
+        assert push(db, studio).raised == 1
+        assert still_open(server, db, studio) == []
+
+
 @pytest.fixture
 def fake() -> Iterator[FakeStudio]:
     with fake_studio() as server:
@@ -515,6 +677,44 @@ class TestFaults:
         assert [task["data"]["task_key"] for task in fake.tasks.values()] == task_keys(db)
         assert task_states(db) == {"swept": 5}
 
+    def test_a_server_that_fails_among_the_raises(
+        self, db: Database, fake: FakeStudio, faked: Studio
+    ) -> None:
+        """What was confirmed is recorded, the rest is told by the next push."""
+        pairs = all_pairs(db, [8])
+        add_round(db, pairs)
+        push(db, faked)
+        with writing(db):
+            ask_for_votes(db, {pick_id: 2 for pick_id in range(1, 29)})
+
+        def die(_: int) -> None:
+            fake.faults.failing_changes = 999
+
+        with pytest.raises(StudioFailed):
+            outbox_push(db, faked, die)
+        assert untold_raises(db) == 20
+        assert sum(task["overlap"] == 2 for task in fake.tasks.values()) == 8
+        # That it is dead is found out after a few requests, not after all of them.
+        assert fake.count("PATCH /api/tasks/") == 8 + 8 * 3
+        fake.faults.failing_changes = 0
+        assert push(db, faked).raised == 20
+        assert {task["overlap"] for task in fake.tasks.values()} == {2}
+        assert broken_invariants(db) == []
+
+    def test_a_connection_that_is_cut_after_the_server_took_note(
+        self, db: Database, fake: FakeStudio, faked: Studio
+    ) -> None:
+        add_rounds(db, 3)
+        push(db, faked)
+        ask(db, place_1=2)
+        fake.faults.cut_after_changing = 1
+        with pytest.raises(StudioUnreachable):
+            push(db, faked)
+        assert told(db)[1] == (2, None)
+        assert [task["overlap"] for task in fake.tasks.values()] == [1, 2, 1]
+        assert push(db, faked).raised == 1
+        assert told(db)[1] == (2, 2)
+
     def test_a_copy_of_the_database_finds_the_same_project(
         self, db: Database, fake: FakeStudio, faked: Studio, tmp_path: Path
     ) -> None:
@@ -532,8 +732,6 @@ class TestFaults:
 
 
 def outbox_push(db: Database, studio: Studio, on_stored: Any) -> None:
-    from annotator.rounds.batch import push_waiting
-
     push_waiting(db, studio, "A test's pairs", grace_seconds=0.3, on_stored=on_stored)
 
 

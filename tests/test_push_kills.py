@@ -13,11 +13,14 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
+import httpx
 import pytest
 from sqlite_utils import Database
 
 from annotator.doctor import broken_invariants
+from annotator.store import writing
 from annotator.studio.client import Studio
+from annotator.studio.outbox import ask_for_votes, untold_raises
 from tests import fake_studio as fake_module
 from tests.fake_studio import FakeStudio, fake_studio
 from tests.pushed_world import (
@@ -33,9 +36,11 @@ from tests.pushed_world import (
 )
 from tests.small_world import add_round
 
-# Says "sending" just before each import, so that a kill can be aimed at what comes after it.
+# Says "sending" just before each import, and "telling" before each change of a task's overlap, so
+# that a kill can be aimed at what comes after it.
 CHILD = """
 import sys
+import time
 from pathlib import Path
 
 from annotator.rounds.batch import push_waiting
@@ -54,7 +59,17 @@ def announced(self, project_id, data):
     return import_tasks(self, project_id, data)
 
 
+tell = Studio.set_task_overlap
+
+
+def announced_too(self, task_id, overlap):
+    print("telling", flush=True)
+    time.sleep(0.05)
+    tell(self, task_id, overlap)
+
+
 Studio.import_tasks = announced
+Studio.set_task_overlap = announced_too
 db = open_db(Path(path))
 with Studio(url, token) as studio:
     push_waiting(db, studio, "A test's pairs", grace_seconds=float(grace_seconds))
@@ -189,6 +204,55 @@ def test_kills_while_the_server_stores_slowly(
         assert_each_arrived_once(db, studio)
         # Not even for a moment were there two.
         assert stored == Counter(task_keys(db))
+
+
+@pytest.mark.parametrize("n_kills", [4, pytest.param(40, marks=SOAK)])
+def test_kills_while_the_server_is_told_of_further_votes(
+    db: Database, server: Server, studio: Studio, tmp_path: Path, n_kills: int
+) -> None:
+    """About half of the tasks are there, the others come with the first push that is killed."""
+    pairs = all_pairs(db, [7, 2, 8])
+    add_round(db, pairs[:25])
+    push(db, studio)
+    add_round(db, pairs[25:45])
+    left: list[int] = []
+    for n_kill in range(n_kills):
+        with writing(db):
+            ask_for_votes(db, dict.fromkeys(range(1, 46, 2), 2 + n_kill))
+        child = start_push(tmp_path / "annotator.db", server, grace_seconds=3.0)
+        kill_while_it_tells(child, 1 + 22 * n_kill // n_kills)
+        left.append(untold_raises(db))
+        assert broken_invariants(db) == []
+    # The first one kept all to itself, the last one's confirmations are kept.
+    assert left[0] == 23 > left[-1] > 0
+    push(db, studio, grace_seconds=3.0)
+    assert_each_arrived_once(db, studio)
+    wanted = dict(db.execute("SELECT studio_id, coalesce(overlap, 1) FROM tasks").fetchall())
+    assert {task_id: overlap_there(server, task_id) for task_id in wanted} == wanted
+    assert untold_raises(db) == 0
+
+
+def kill_while_it_tells(child: Popen[str], n: int) -> None:
+    """Kills it when it is about to tell the server of the n-th task."""
+    assert child.stdout is not None
+    for line in child.stdout:
+        n -= line == "telling\n"
+        if not n:
+            break
+    assert not n, child.communicate()
+    child.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+
+
+def overlap_there(server: Server, task_id: int) -> int:
+    """How many people the server asks about the task."""
+    response = httpx.get(
+        f"{server.url}/api/tasks/{task_id}/",
+        headers={"Authorization": f"Token {server.token}"},
+        trust_env=False,
+    )
+    return int(response.raise_for_status().json()["overlap"])
 
 
 def test_four_at_once(db: Database, server: Server, studio: Studio, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Server(NamedTuple):
     token: str
     personal_token: str
     other_person: int
+    annotators: tuple[str, ...]  # their tokens
 
 
 @pytest.fixture(scope="module", params=["fake", pytest.param("real", marks=pytest.mark.studio)])
@@ -59,10 +60,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
             trust_env=False,
         )
         personal_token = made.raise_for_status().json()["token"]
-        yield Server(real.url, real.token, personal_token, annotator.user_id)
+        tokens = tuple(one.token for one in real.annotators)
+        yield Server(real.url, real.token, personal_token, annotator.user_id, tokens)
         return
     with fake_studio() as fake:
-        yield Server(fake.url, fake.token, fake.personal_token, 2)
+        tokens = (fake.token_of(2), fake.token_of(3))
+        yield Server(fake.url, fake.token, fake.personal_token, 2, tokens)
 
 
 @pytest.fixture
@@ -371,6 +374,130 @@ class TestDeletion:
             studio.delete_project(other.id)
 
 
+class TestOverlapOfATask:
+    """One pair of two, in a project that asks one person about each task; admin, anna and ben."""
+
+    @pytest.fixture
+    def three(self, server: Server, studio: Studio) -> Iterator[tuple[Studio, Studio, Studio]]:
+        anna, ben = (Studio(server.url, token) for token in server.annotators)
+        with anna, ben:
+            yield studio, anna, ben
+
+    @pytest.fixture
+    def one_each(self, studio: Studio) -> Iterator[ProjectInfo]:
+        made = studio.create_project("One vote a pair", new_mark(), config_xml(), 1)
+        yield made
+        studio.delete_project(made.id)
+
+    def imported(self, studio: Studio, project: ProjectInfo, n: int) -> list[int]:
+        ids = studio.import_tasks(project.id, tasks(n))
+        assert ids is not None
+        return ids
+
+    def offered(self, person: Studio, project: ProjectInfo) -> str | None:
+        # Whom a task is offered to holds a place of it for a day: ask those first who get none.
+        task = person.next_task(project.id)
+        return task.key if task else None
+
+    def test_offered_to_a_third_person_and_to_neither_of_the_first_two(
+        self, three: tuple[Studio, Studio, Studio], one_each: ProjectInfo
+    ) -> None:
+        admin, anna, ben = three
+        first, second = self.imported(admin, one_each, 2)
+        anna.submit(first, answer_result("tie"))
+        anna.submit(second, answer_result("tie"))
+        assert [self.offered(one, one_each) for one in three] == [None, None, None]
+        admin.set_task_overlap(second, 2)
+        assert self.offered(anna, one_each) is None
+        assert self.offered(ben, one_each) == "key-1"
+        ben.submit(second, answer_result("left_better"))
+        assert [self.offered(one, one_each) for one in three] == [None, None, None]
+        admin.set_task_overlap(second, 3)
+        assert [self.offered(one, one_each) for one in (anna, ben, admin)] == [None, None, "key-1"]
+        admin.submit(second, answer_result("tie"))
+        assert [self.offered(one, one_each) for one in three] == [None, None, None]
+
+    def test_saying_it_again_changes_nothing(
+        self, three: tuple[Studio, Studio, Studio], one_each: ProjectInfo
+    ) -> None:
+        admin, anna, ben = three
+        (task_id,) = self.imported(admin, one_each, 1)
+        anna.submit(task_id, answer_result("tie"))
+        for _ in range(3):
+            admin.set_task_overlap(task_id, 2)
+        ben.submit(task_id, answer_result("tie"))
+        # As after a push that was killed before it noted that the server knows.
+        admin.set_task_overlap(task_id, 2)
+        assert [self.offered(one, one_each) for one in three] == [None, None, None]
+        found = admin.project(one_each.id)
+        assert (found.n_tasks, found.n_annotations) == (1, 2)
+
+    def test_a_skip_takes_no_place(
+        self, three: tuple[Studio, Studio, Studio], one_each: ProjectInfo
+    ) -> None:
+        admin, anna, ben = three
+        (task_id,) = self.imported(admin, one_each, 1)
+        anna.submit(task_id, answer_result("tie"))
+        admin.set_task_overlap(task_id, 2)
+        ben.submit(task_id, [], cancelled=True)
+        assert [self.offered(one, one_each) for one in (anna, ben, admin)] == [None, None, "key-0"]
+        admin.submit(task_id, answer_result("tie"))
+        assert [self.offered(one, one_each) for one in three] == [None, None, None]
+
+    def test_a_vote_that_is_deleted_gives_its_place_back(
+        self, three: tuple[Studio, Studio, Studio], one_each: ProjectInfo
+    ) -> None:
+        admin, anna, ben = three
+        (task_id,) = self.imported(admin, one_each, 1)
+        anna.submit(task_id, answer_result("tie"))
+        admin.set_task_overlap(task_id, 2)
+        made = ben.submit(task_id, answer_result("tie"))
+        ben.delete_annotation(made)
+        assert [self.offered(one, one_each) for one in (anna, ben)] == [None, "key-0"]
+
+    def test_more_than_its_project_asks_for(
+        self, three: tuple[Studio, Studio, Studio], project: ProjectInfo
+    ) -> None:
+        """A project that asks two people: the rest of its tasks stay as they are."""
+        admin, anna, ben = three
+        ids = self.imported(admin, project, 2)
+        for task_id in ids:
+            anna.submit(task_id, answer_result("tie"))
+            ben.submit(task_id, answer_result("tie"))
+        admin.set_task_overlap(ids[0], 3)
+        assert [self.offered(one, project) for one in (anna, ben, admin)] == [None, None, "key-0"]
+        admin.submit(ids[0], answer_result("tie"))
+        assert self.offered(admin, project) is None
+
+    def test_seen_by_the_next_pass_and_nothing_else(
+        self, studio: Studio, one_each: ProjectInfo
+    ) -> None:
+        ids = self.imported(studio, one_each, 2)
+        cursor = newest(studio, one_each)
+        studio.set_task_overlap(ids[0], 2)
+        changed = studio.changed_tasks(one_each.id, cursor)
+        assert [(task.id, task.annotations) for task in changed] == [(ids[0], [])]
+        assert list(studio.all_task_keys(one_each.id)) == ids
+
+    def test_a_task_that_is_gone(self, studio: Studio, one_each: ProjectInfo) -> None:
+        (task_id,) = self.imported(studio, one_each, 1)
+        studio.delete_tasks(one_each.id, [task_id])
+        with pytest.raises(StudioNotFound):
+            studio.set_task_overlap(task_id, 2)
+
+    def test_the_project_is_changed_and_forgets_its_tasks(
+        self, three: tuple[Studio, Studio, Studio], one_each: ProjectInfo
+    ) -> None:
+        """A trap: whoever changes the overlap in the settings undoes what tasks were told."""
+        admin, anna, ben = three
+        (task_id,) = self.imported(admin, one_each, 1)
+        admin.set_task_overlap(task_id, 3)
+        admin.set_overlap(one_each.id, 2)
+        anna.submit(task_id, answer_result("tie"))
+        ben.submit(task_id, answer_result("tie"))
+        assert self.offered(admin, one_each) is None
+
+
 class TestAnnotations:
     def test_what_was_said_comes_back(
         self, studio: Studio, server: Server, project: ProjectInfo
@@ -544,6 +671,22 @@ class TestFaults:
         fake.faults.failing_reads = 3
         with pytest.raises(StudioFailed):
             faked.whoami()
+
+    def test_the_overlap_of_a_task_is_told_again(
+        self, fake: FakeStudio, faked: Studio, there: int
+    ) -> None:
+        """The one write that is repeated: it says the same each time."""
+        (task_id,) = faked.import_tasks(there, tasks(1)) or []
+        fake.faults.failing_changes = 2
+        faked.set_task_overlap(task_id, 4)
+        assert fake.tasks[task_id]["overlap"] == 4
+        fake.faults.failing_changes = 3
+        with pytest.raises(StudioFailed, match="told to fail"):
+            faked.set_task_overlap(task_id, 5)
+        fake.faults.cut_after_changing = 1
+        with pytest.raises(StudioUnreachable):
+            faked.set_task_overlap(task_id, 6)
+        assert fake.tasks[task_id]["overlap"] == 6
 
     def test_later_calls_of_an_import_that_fails_leave_the_earlier_ones(
         self, fake: FakeStudio, faked: Studio, there: int, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from annotator.candidates.gold import GOLD_ONLY_PROMPTS, GOLD_ONLY_RESPONSES
 from annotator.candidates.identity import Message
 from annotator.store import integer_columns
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResponseTable:
-    """Ids of every response and of its prompt, ordered by prompt and then by response key.
+    """Ids of every candidate and of its prompt, ordered by prompt and then by response key.
 
     In this order the responses of a prompt are contiguous, and of two of them the one that
     comes first is `a` of the pair.
@@ -42,9 +43,27 @@ class Shown:
 
 
 def response_table(db: Database) -> ResponseTable:
-    """All responses, in the order in which pools are built."""
+    """All responses that are candidates, in the order in which pools are built.
+
+    Not those that are gold only: see `annotator.candidates.gold`.
+    """
+    import numpy as np
+
     query = "SELECT id, prompt_id FROM responses ORDER BY prompt_id, response_key"
-    return ResponseTable(*integer_columns(db, query, 2))
+    columns = integer_columns(db, query, 2)
+    (gold_only,) = integer_columns(db, f"SELECT DISTINCT id FROM ({GOLD_ONLY_RESPONSES})", 1)  # noqa: S608
+    if len(gold_only):
+        columns = columns[:, ~np.isin(columns[0], gold_only)]
+    return ResponseTable(*columns)
+
+
+def n_candidates(db: Database) -> int:
+    """How many responses are candidates: the rows of `response_table`."""
+    return int(db.execute(_N_CANDIDATES).fetchone()[0])
+
+
+_N_CANDIDATES = f"""SELECT (SELECT count(*) FROM responses)
+    - (SELECT count(DISTINCT id) FROM ({GOLD_ONLY_RESPONSES}))"""  # noqa: S608
 
 
 def response_keys(db: Database, response_ids: Iterable[int]) -> dict[int, str]:
@@ -92,13 +111,13 @@ def source_scores(db: Database, name: str) -> dict[int, float]:
 
 
 def count_candidates(db: Database) -> dict[str, int]:
-    """How many prompts, responses, pairs and labels that came with the data there are."""
-    pairs = """SELECT coalesce(sum(k * (k - 1) / 2), 0)
-        FROM (SELECT count(*) AS k FROM responses GROUP BY prompt_id)"""
+    """How many candidates (prompts, responses, pairs), labels with the data, gold answers."""
     queries = {
-        "prompts": "SELECT count(*) FROM prompts",
-        "responses": "SELECT count(*) FROM responses",
-        "pairs": pairs,
+        "prompts": f"SELECT count(*) FROM prompts WHERE id NOT IN ({GOLD_ONLY_PROMPTS})",  # noqa: S608
+        "responses": _N_CANDIDATES,
+        "pairs": f"""SELECT coalesce(sum(k * (k - 1) / 2), 0) FROM (SELECT count(*) AS k
+            FROM responses WHERE id NOT IN ({GOLD_ONLY_RESPONSES}) GROUP BY prompt_id)""",  # noqa: S608
         "source_labels": "SELECT count(*) FROM source_labels",
+        "gold": "SELECT count(*) FROM gold",
     }
     return {name: int(db.execute(query).fetchone()[0]) for name, query in queries.items()}

@@ -51,6 +51,15 @@ def pair_key(a_key: str, b_key: str) -> str:
     return _key("pair", a_key, b_key)
 
 
+def showing_key(pair: str, n: int) -> str:
+    """The key of the n-th time that a pair is shown, from 1; the first time that of the pair.
+
+    Keys of later times look like those of pairs: whoever sees one must not learn from it that
+    somebody was asked about the pair before.
+    """
+    return pair if n == 1 else _key("showing", pair, str(n))
+
+
 def label_key(pair: str, verdict: Sequence[str | float | None], occurrence: int) -> str:
     """The key of a label that came with the data.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from annotator.candidates.candidate import Candidate, name_of, sound
 from annotator.candidates.formats import FORMATS, SAMPLE, Format, find_format
 from annotator.candidates.formats.columns import Layout, layout_of
+from annotator.candidates.gold import as_gold
 from annotator.candidates.keyed import KeyedRow, keyed
 from annotator.candidates.outcome import Counts, FileReport, ImportReport, Problem, RejectLog
 from annotator.candidates.records import Record, RecordFile, dataset_name, file_name, find_files
@@ -39,6 +40,7 @@ class _Source(NamedTuple):
     format: Format
     dataset: str
     columns: Layout | None
+    purpose: str
 
     def candidate(self, row: dict[str, Any]) -> Candidate:
         return self.format.read(row) if self.columns is None else self.columns.read(row)
@@ -83,6 +85,7 @@ def import_files(
     prompt: str | None = None,
     responses: Sequence[str] = (),
     dataset: str | None = None,
+    gold: bool = False,
     rejects: Path | None = None,
     progress: Callable[[int], object] = stand_still,
     batch_rows: int = BATCH_ROWS,
@@ -91,14 +94,16 @@ def import_files(
 
     `format` is a name in FORMATS, found file by file if None. `prompt` and `responses` name
     columns; with either of them the format is "columns", whatever `format` says. Rows that name
-    no dataset belong to `dataset`, if None to one named after the file. Refused rows are listed
+    no dataset belong to `dataset`, if None to one named after the file. With `gold` the labels are
+    gold answers, and what comes with them is no candidate (see `gold`). Refused rows are listed
     in `rejects`, by default a file beside the database. `progress` is told of bytes as they are
     read. Raises CandidateError or UnknownFormat, before anything is written, if a file cannot be
     read at all or its columns do not suffice.
     """
     reading = _Reading(format, prompt, tuple(responses))
-    sources = [_source(path, reading, dataset) for path in find_files(list(paths))]
-    report = ImportReport()
+    purpose = "gold" if gold else "candidates"
+    sources = [_source(path, reading, dataset, purpose) for path in find_files(list(paths))]
+    report = ImportReport(purpose)
     with RejectLog(rejects or _rejects_beside(db)) as log, _large_cache(db):
         for source in sources:
             report.files.append(_import_file(db, source, log, progress, batch_rows))
@@ -111,13 +116,13 @@ def size_of(paths: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in find_files(list(paths)))
 
 
-def _source(path: Path, reading: _Reading, dataset: str | None) -> _Source:
+def _source(path: Path, reading: _Reading, dataset: str | None, purpose: str) -> _Source:
     records = RecordFile(path)
     if reading.forced not in (None, "columns"):
         chosen, layout = FORMATS[reading.forced], None
     else:
         chosen, layout = _found(records, reading)
-    return _Source(records, chosen, _dataset(dataset) or dataset_name(path), layout)
+    return _Source(records, chosen, _dataset(dataset) or dataset_name(path), layout, purpose)
 
 
 def _dataset(given: str | None) -> str | None:
@@ -185,7 +190,7 @@ def _import_file(
 ) -> FileReport:
     file = file_name(source.records.path)
     report = FileReport(file, source.format.name, source.dataset, columns=source.columns)
-    entry = ImportEntry(file, source.dataset, source.format.name, now())
+    entry = ImportEntry(file, source.dataset, source.format.name, now(), source.purpose)
     told = 0
     for batch in _batches(source, batch_rows):
         stored, problems = store_batch(db, batch.rows, entry)
@@ -237,4 +242,5 @@ def _row(record: Record, source: _Source) -> KeyedRow:
     if record.row is None:
         raise RejectedRow(record.problem or "")
     candidate = source.candidate(record.row)
-    return keyed(record.line, record.raw, sound(candidate), source.dataset)
+    row = keyed(record.line, record.raw, sound(candidate), source.dataset)
+    return as_gold(row) if source.purpose == "gold" else row

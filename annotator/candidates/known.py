@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from annotator.candidates.gold import GOLD_ONLY_PROMPTS, GOLD_ONLY_RESPONSES
 from annotator.candidates.keyed import KeyedRow
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Known:
     n_responses     prompt -> how many responses it has
     scores          (response, name of the score) -> value
     labels          label keys
+    gold_prompts    ids of the prompts, of all, that are gold only
+    gold_responses  ids of the responses, of all, that are gold only
     """
 
     def __init__(self, db: Database, rows: Sequence[KeyedRow]) -> None:
@@ -41,6 +44,8 @@ class Known:
         self.n_responses = self._n_responses()
         self.scores = self._scores(rows)
         self.labels = self._labels(rows)
+        self.gold_prompts = self._ids(GOLD_ONLY_PROMPTS)
+        self.gold_responses = self._ids(GOLD_ONLY_RESPONSES)
 
     def _prompts(self, rows: Sequence[KeyedRow]) -> dict[str, KnownPrompt]:
         found = self._ask(_PROMPTS, {row.prompt_key for row in rows})
@@ -81,6 +86,9 @@ class Known:
     def _labels(self, rows: Sequence[KeyedRow]) -> set[str]:
         found = self._ask(_LABELS, {label.key for row in rows for label in row.labels})
         return {key for (key,) in found}
+
+    def _ids(self, query: str) -> set[int]:
+        return {known for (known,) in self._db.execute(query)}
 
     def _ask(self, query: str, wanted: Iterable[Any]) -> Sequence[tuple[Any, ...]]:
         values = list(wanted)

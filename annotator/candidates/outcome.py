@@ -95,8 +95,13 @@ class FileReport:
 
 @dataclass(slots=True)
 class ImportReport:
-    """What came of an import. `rejects` is the file that lists what was refused, if any was."""
+    """What came of an import. `rejects` is the file that lists what was refused, if any was.
 
+    Where `purpose` is gold, labels are gold answers, and of responses and scores only those are
+    counted that an answer is about.
+    """
+
+    purpose: str = "candidates"
     files: list[FileReport] = field(default_factory=list)
     rejects: Path | None = None
     first_problems: list[str] = field(default_factory=list)
@@ -124,6 +129,7 @@ class ImportReport:
         """The report as plain values."""
         total = self.total
         return {
+            "purpose": self.purpose,
             "files": [asdict(report) for report in self.files],
             "total": asdict(total),
             "nothing_new": not total.anything_added,

@@ -6,11 +6,13 @@ the order of the file, and everything new is inserted at once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from annotator.candidates.candidate import MAX_RESPONSES, shown
+from annotator.candidates.gold import GoldTable
 from annotator.candidates.identity import canonical_messages, prompt_text, text_hash
 from annotator.candidates.keyed import KeyedRow
 from annotator.candidates.known import Known, KnownPrompt, response_names
@@ -24,12 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ImportEntry:
-    """The row of `imports` that what is new in a file points to; made with the first of it."""
+    """The row of `imports` that what is new in a file points to; made with the first of it.
+
+    `purpose` is candidates or gold.
+    """
 
     file: str
     dataset: str
     format: str
     started_at: str
+    purpose: str = "candidates"
     id: int | None = None
 
 
@@ -39,7 +45,8 @@ def store_batch(
     """Writes the rows in one transaction; what came of them, and what was refused and why.
 
     A refused row leaves nothing behind. A score that contradicts the kept one is a problem of a
-    row that is otherwise stored.
+    row that is otherwise stored. Rows of gold have been through `gold.as_gold`: their labels are
+    gold answers. What was gold only and now comes as a candidate counts as added.
     """
     with writing(db):
         batch = _Batch(db, rows, entry)
@@ -66,12 +73,15 @@ class _Batch:
         self._db = db
         self._entry = entry
         self._known = Known(db, rows)
+        self._gold = GoldTable(db, rows) if entry.purpose == "gold" else None
         self._next_prompt = _next_id(db, "prompts")
         self._next_response = _next_id(db, "responses")
         self._prompts: list[tuple[Any, ...]] = []
         self._responses: list[tuple[Any, ...]] = []
         self._labels: list[tuple[Any, ...]] = []
         self._scores: list[tuple[Any, ...]] = []
+        self._promoted_prompts: list[int] = []
+        self._promoted_responses: list[int] = []
 
     def take(self, row: KeyedRow) -> None:
         """Decides one row: everything of it that is new will be inserted, or nothing."""
@@ -81,6 +91,8 @@ class _Batch:
             self._check_prompt_name(row)
             if prompt is not None:
                 self._check_responses(row, prompt, names)
+            if self._gold is not None:
+                self._gold.check(row)
         except RejectedRow as refusal:
             self.counts.rejected += 1
             self.problems.append(Problem(row.line, refusal.found, row.raw))
@@ -99,6 +111,13 @@ class _Batch:
             (_INSERT_SCORE, self._scores),
         ):
             self._db.conn.executemany(query, ((*values, import_id) for values in rows))
+        if self._gold is not None:
+            self._gold.insert(import_id)
+        for query, promoted in (
+            (_PROMOTE_PROMPTS, self._promoted_prompts),
+            (_PROMOTE_RESPONSES, self._promoted_responses),
+        ):
+            self._db.execute(query, [import_id, json.dumps(promoted)])
         return import_id
 
     def _check_prompt_name(self, row: KeyedRow) -> None:
@@ -127,12 +146,26 @@ class _Batch:
     def _add(self, row: KeyedRow, prompt: KnownPrompt | None, names: Sequence[str | None]) -> None:
         if prompt is None:
             prompt = self._add_prompt(row)
+        elif self._promoted(prompt.id, self._known.gold_prompts, self._promoted_prompts):
+            self.counts.prompts_added += 1
         else:
             self.counts.prompts_known += 1
         self.counts.responses_known += row.sound.n_folded
         ids = [self._add_response(row, n, prompt, name) for n, name in enumerate(names)]
         self._add_scores(row, ids)
-        self._add_labels(row, ids)
+        self.counts.labels_void += row.sound.n_void
+        if self._gold is None:
+            self._add_labels(row, ids)
+        else:
+            self._add_gold(row, ids, self._gold)
+
+    def _promoted(self, known: int, gold_only: set[int], promoted: list[int]) -> bool:
+        """Whether what was gold only becomes a candidate with this row."""
+        if self._gold is not None or known not in gold_only:
+            return False
+        gold_only.remove(known)
+        promoted.append(known)
+        return True
 
     def _add_prompt(self, row: KeyedRow) -> KnownPrompt:
         candidate = row.sound.candidate
@@ -151,7 +184,10 @@ class _Batch:
         key, response = row.response_keys[n], row.sound.candidate.responses[n]
         known = self._known.responses.get(key)
         if known is not None:
-            self.counts.responses_known += 1
+            if self._promoted(known, self._known.gold_responses, self._promoted_responses):
+                self.counts.responses_added += 1
+            else:
+                self.counts.responses_known += 1
             return known
         new = self._known.responses[key] = self._next_response
         self._next_response += 1
@@ -186,8 +222,12 @@ class _Batch:
         self.counts.scores_known += kept == value
         return kept
 
+    def _add_gold(self, row: KeyedRow, ids: Sequence[int], gold: GoldTable) -> None:
+        n_new = gold.add(row, ids)
+        self.counts.labels_added += n_new
+        self.counts.labels_known += len(row.labels) - n_new
+
     def _add_labels(self, row: KeyedRow, ids: Sequence[int]) -> None:
-        self.counts.labels_void += row.sound.n_void
         for key, a, b, *verdict in row.labels:
             if key in self._known.labels:
                 self.counts.labels_known += 1
@@ -209,8 +249,9 @@ def _next_id(db: Database, table: str) -> int:
 def _insert_entry(db: Database, entry: ImportEntry) -> int:
     new = _next_id(db, "imports")
     db.execute(
-        "INSERT INTO imports (id, file, dataset, format, started_at) VALUES (?, ?, ?, ?, ?)",
-        [new, entry.file, entry.dataset, entry.format, entry.started_at],
+        """INSERT INTO imports (id, file, dataset, format, started_at, purpose)
+        VALUES (?, ?, ?, ?, ?, ?)""",
+        [new, entry.file, entry.dataset, entry.format, entry.started_at, entry.purpose],
     )
     return new
 
@@ -228,3 +269,7 @@ _INSERT_LABEL = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 _INSERT_SCORE = """
     INSERT INTO source_scores (response_id, name, value, import_id) VALUES (?, ?, ?, ?)"""
+_PROMOTE_PROMPTS = """
+    UPDATE prompts SET import_id = ? WHERE id IN (SELECT value FROM json_each(?))"""
+_PROMOTE_RESPONSES = """
+    UPDATE responses SET import_id = ? WHERE id IN (SELECT value FROM json_each(?))"""

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from annotator.candidates.formats import FORMATS
-from annotator.cli.base import echo_json, json_option, open_project, project_option
+from annotator.cli.base import (
+    Project,
+    echo_json,
+    json_option,
+    open_project,
+    project_option,
+)
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -54,6 +60,12 @@ def _columns(_context: click.Context, _option: click.Parameter, value: str | Non
 @click.option(
     "--dataset", metavar="NAME", help="Data set of rows that name none.  [default: the file's name]"
 )
+@click.option(
+    "--gold",
+    is_flag=True,
+    help="The labels are known to be right: mix these pairs in among the others to see how often "
+    "people are right. They are no candidates.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would come of it, write nothing.")
 @json_option
 @project_option
@@ -63,6 +75,7 @@ def import_(
     prompt: str | None,
     responses: list[str],
     dataset: str | None,
+    gold: bool,
     dry_run: bool,
     as_json: bool,
     project_dir: Path | None,
@@ -76,6 +89,9 @@ def import_(
 
     In a table with one column per model, --prompt and --responses say which columns are meant;
     without them the rule is that of the README, and what it came to is printed.
+
+    With --gold a row needs a label, of a person or of the kind objective; one that contradicts an
+    earlier gold answer is refused.
     """
     if (prompt or responses) and format_ not in (None, "columns"):
         raise click.UsageError(f"--prompt and --responses are for columns, not for {format_}")
@@ -94,6 +110,7 @@ def import_(
             prompt=prompt,
             responses=responses,
             dataset=dataset,
+            gold=gold,
             progress=progress,
         )
     if dry_run:
@@ -102,7 +119,25 @@ def import_(
         echo_json(report.as_json() | {"dry_run": dry_run})
     else:
         _echo(report, dry_run)
-    _complain(report)
+    complain(report)
+
+
+def take_in_gold(project: Project, file: Path | None) -> ImportReport | None:
+    """Imports gold from `file`, else from the configured gold_file; None without either.
+
+    Says on standard error what was new. Rows that were refused stop nothing: `complain` of them
+    when the work is done.
+    """
+    from annotator.candidates.ingest import import_files
+
+    configured = project.settings.round.gold_file
+    if file is None and configured is None:
+        return None
+    path = file or project.folder / str(configured)
+    report = import_files(project.db, [path], gold=True)
+    if report.total.anything_added:
+        click.echo(f"took in {report.total.labels_added:,} gold answers from {path}", err=True)
+    return report
 
 
 @contextmanager
@@ -124,7 +159,8 @@ def _target(db: Database, dry_run: bool) -> Iterator[Database]:
 
 
 def _echo(report: ImportReport, dry_run: bool) -> None:
-    rows: list[tuple[str, ...]] = [("file", *_COLUMNS)]
+    what = "gold" if report.purpose == "gold" else "labels"
+    rows: list[tuple[str, ...]] = [("file", *(name.format(labels=what) for name in _COLUMNS))]
     rows += [(Path(r.file).name, *_cells(r.format, r.counts)) for r in report.files]
     if len(report.files) > 1:
         rows.append(("total", *_cells("", report.total)))
@@ -137,7 +173,7 @@ def _echo(report: ImportReport, dry_run: bool) -> None:
         click.echo(line)
 
 
-_COLUMNS = ("format", "rows", "rejected", "prompts", "responses", "labels", "scores")
+_COLUMNS = ("format", "rows", "rejected", "prompts", "responses", "{labels}", "scores")
 
 
 def _cells(format_: str, counts: Counts) -> tuple[str, ...]:
@@ -166,7 +202,7 @@ def _column_remarks(report: ImportReport) -> Iterator[str]:
             yield which + file.columns_said
 
 
-def _complain(report: ImportReport) -> None:
+def complain(report: ImportReport) -> None:
     """Raises Incomplete if anything that was read is not in the database."""
     from annotator.errors import Incomplete
 

@@ -126,7 +126,15 @@ def _answer_rows(report: dict[str, Any]) -> list[tuple[str, object]]:
         f"{name} {arm['answered']:,} answered, {arm['open']:,} open"
         for name, arm in report["arms"].items()
     ]
-    return [*rows, ("pairs", "; ".join(arms))] if arms else rows
+    if arms:
+        rows.append(("pairs", "; ".join(arms)))
+    if len(per_pair := report["votes_per_pair"]) > 1:
+        told = [f"{pairs:,} with {n}" for n, pairs in per_pair.items()]
+        rows.append(("overlap", f"votes a pair: {', '.join(told)}"))
+    if (further := report["further_votes"])["pairs"]:
+        said = f"asked on {further['pairs']:,} pairs, {further['open']:,} of them open"
+        rows.append(("further", said))
+    return rows
 
 
 @click.command()

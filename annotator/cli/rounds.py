@@ -22,7 +22,10 @@ from annotator.cli.base import (
 
 if TYPE_CHECKING:
     from annotator.candidates.catalog import Shown
+    from annotator.config import RoundSettings
+    from annotator.labels.overlap import OverlapRange
     from annotator.rounds.batch import Batch, BatchRequest
+    from annotator.rounds.picks import ExtraVote, Round
     from annotator.rounds.sync import SyncReport
     from annotator.studio.client import Studio
     from annotator.studio.outbox import PushReport
@@ -38,6 +41,17 @@ def _strategies_help(ctx: click.Context, _: click.Parameter, value: bool) -> Non
 
     echo_rows([(name, strategy_summary(name)) for name in strategy_names()])
     ctx.exit()
+
+
+def _overlap(_: click.Context, __: click.Parameter, value: str | None) -> OverlapRange | None:
+    if value is None:
+        return None
+    from annotator.labels.overlap import OverlapError, OverlapRange
+
+    try:
+        return OverlapRange.parse(value)
+    except OverlapError as error:
+        raise click.BadParameter(f"{error.found}; {error.expected}") from error
 
 
 @click.command("next-batch")
@@ -57,8 +71,32 @@ def _strategies_help(ctx: click.Context, _: click.Parameter, value: bool) -> Non
 )
 @click.option(
     "--overlap",
-    type=click.IntRange(1, 50),
-    help="Annotators who see each pair.  [default: annotator.toml]",
+    metavar="N|N-M",
+    callback=_overlap,
+    help="People asked about each pair. 2-5: at least 2, and up to 5 where it helps.  "
+    "[default: annotator.toml]",
+)
+@click.option(
+    "--overlap-policy",
+    type=click.Choice(["fixed", "until-agree", "expected-gain"]),
+    help="Which earlier pairs get a further vote: none but to reach the number, those where no "
+    "side leads by two, or those where it brings more than a new pair.  [default: annotator.toml]",
+)
+@click.option(
+    "--gold",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Take in pairs whose answer is known first.  [default: annotator.toml, gold_file]",
+)
+@click.option(
+    "--gold-share",
+    type=click.FloatRange(0, 0.5),
+    help="Share of such pairs, on top of the batch.  [default: annotator.toml]",
+)
+@click.option(
+    "--repeat-share",
+    type=click.FloatRange(0, 0.5),
+    help="Share of pairs asked again, sides swapped, on top of it.  [default: annotator.toml]",
 )
 @click.option(
     "--seed",
@@ -84,7 +122,11 @@ def next_batch(
     size: int | None,
     strategy: str | None,
     control: float | None,
-    overlap: int | None,
+    overlap: OverlapRange | None,
+    overlap_policy: str | None,
+    gold: Path | None,
+    gold_share: float | None,
+    repeat_share: float | None,
     seed: int | None,
     dry_run: bool,
     no_push: bool,
@@ -98,32 +140,61 @@ def next_batch(
     that what the strategy saves can be measured and not just claimed. Texts that have no vector
     yet are embedded first. Where an earlier batch could not be sent, it is sent and nothing new
     is chosen.
+
+    With a range such as --overlap 2-5 a part of the batch may go to further votes on pairs of
+    earlier batches: the same task is offered to one person more, who has not seen it. Control
+    pairs get the least number and never more.
     """
+    from annotator.cli.candidates import complain, take_in_gold
     from annotator.rounds.batch import BatchRequest
 
     if resume and (dry_run or no_push):
         raise click.UsageError(
             "--resume sends what is waiting: it goes with neither --dry-run nor --no-push"
         )
+    if gold and (dry_run or resume):
+        raise click.UsageError(
+            "--gold takes in a file: it goes with neither --dry-run nor --resume"
+        )
     from strategies import strategy_named
 
     with open_project(project_dir) as project:
         defaults = project.settings.round
+        asked = overlap or _configured_overlap(defaults)
+        if overlap_policy in ("until-agree", "expected-gain") and asked.is_fixed:
+            raise click.UsageError(
+                f"--overlap-policy {overlap_policy} needs a range to decide in, such as "
+                f"--overlap {asked.least}-{asked.least + 3}"
+            )
         request = BatchRequest(
             n=size or defaults.size,
             strategy=strategy or defaults.strategy,
             control=defaults.control if control is None else control,
-            overlap=overlap or defaults.overlap,
+            overlap=asked.least,
+            overlap_most=asked.most,
+            overlap_policy=overlap_policy or defaults.overlap_policy,
+            gold=defaults.gold if gold_share is None else gold_share,
+            repeats=defaults.repeats if repeat_share is None else repeat_share,
             seed=seed,
             near_duplicates=defaults.near_duplicates,
         )
+        request.asked_overlap()
         strategy_named(request.strategy)  # a misspelt name is found before anything is embedded
+        taken_in = None if dry_run or resume else take_in_gold(project, gold)
         if dry_run:
             _report_dry_run(project, _choose(project, request, dry_run=True), as_json)
         elif no_push:
             _push_and_report(project, _choose(project, request), None, as_json)
         else:
             _send(project, request, resume, as_json)
+        if taken_in is not None:
+            complain(taken_in)
+
+
+def _configured_overlap(defaults: RoundSettings) -> OverlapRange:
+    from annotator.labels.overlap import OverlapRange
+
+    return OverlapRange.parse(str(defaults.overlap))
 
 
 def _choose(project: Project, request: BatchRequest, *, dry_run: bool = False) -> Batch:
@@ -141,11 +212,9 @@ def _send(project: Project, request: BatchRequest, resume: bool, as_json: bool) 
     So a run that was interrupted, or that cron repeats, goes on with its batch and does not
     choose a second one.
     """
-    from annotator.studio.outbox import unsent_picks
-
     with _connected(project) as studio:
         studio.whoami()  # a server that is away, or a wrong key, is found before choosing
-        waiting = unsent_picks(project.db)
+        waiting = _n_waiting(project, studio)
         batch = None if resume or waiting else _choose(project, request)
         if waiting and not resume:
             click.echo(
@@ -165,10 +234,9 @@ def _push(project: Project, studio: Studio) -> PushReport:
     from annotator.errors import StudioError
     from annotator.progress import progress_bar
     from annotator.rounds.batch import push_waiting
-    from annotator.studio.outbox import unsent_picks
 
-    waiting = sum(len(picks) for picks in unsent_picks(project.db).values())
     try:
+        waiting = _n_waiting(project, studio)
         with progress_bar(total=waiting, what="push", unit="tasks") as advance:
             return push_waiting(
                 project.db,
@@ -181,6 +249,14 @@ def _push(project: Project, studio: Studio) -> PushReport:
     except StudioError as error:
         error.todo = f"{error.todo}; {_RECORDED}" if error.todo else _RECORDED
         raise
+
+
+def _n_waiting(project: Project, studio: Studio) -> int:
+    """Tasks that are not known to be on the server, and those that it shall get more votes on."""
+    from annotator.studio.outbox import unsent_picks, untold_raises
+
+    unsent = sum(len(picks) for picks in unsent_picks(project.db).values())
+    return unsent + untold_raises(project.db, studio.url)
 
 
 _RECORDED = "the batch is recorded, and `annotator next-batch --resume` sends what is left of it"
@@ -209,8 +285,14 @@ def _head(batch: Batch) -> dict[str, Any]:
         "seed": head.seed,
         "n_acquired": head.n_acquired,
         "n_control": head.n_control,
+        "n_gold": head.n_gold,
+        "n_repeat": head.n_repeat,
         "overlap": head.overlap,
+        "overlap_most": head.overlap_most,
+        "overlap_policy": head.overlap_policy,
         "votes_asked": batch.n_votes,
+        "further_votes": [extra.__dict__ for extra in batch.extra],
+        "notes": batch.notes,
         "pool": head.pool,
     }
 
@@ -222,12 +304,8 @@ def _batch_rows(batch: Batch) -> list[tuple[str, object]]:
     name = "round" if batch.round_id else "dry run"
     rows: list[tuple[str, object]] = [
         (name, f"{batch.round_id or ''} {head.strategy}, seed {head.seed}".strip()),
-        (
-            "pairs",
-            f"{len(batch.picks):,} ({head.n_acquired:,} acquired, {head.n_control:,} control) "
-            f"of {head.pool['n_eligible']:,} eligible",
-        ),
-        ("asks for", f"{batch.n_votes:,} votes"),
+        ("pairs", _size_in_words(head)),
+        ("asks for", _votes_in_words(batch)),
     ]
     if redundant := head.pool["n_redundant"]:
         rows.append(("left out", f"{redundant:,} pairs that read like another or alike"))
@@ -236,7 +314,24 @@ def _batch_rows(batch: Batch) -> list[tuple[str, object]]:
         rows.append(("learned", f"{learned}; looked at {head.pool['n_looked_at']:,} pairs"))
     if told := head.pool.get("scores"):
         rows.append(("told", method_in_words(str(told), None)))
-    return rows
+    return rows + [("note", note) for note in batch.notes]
+
+
+def _votes_in_words(batch: Batch) -> str:
+    if not batch.extra:
+        return f"{batch.n_votes:,} votes"
+    new = batch.head.n_acquired + batch.head.n_control
+    return (
+        f"{batch.n_votes:,} votes: {new:,} new pairs, {batch.n_further:,} further votes on "
+        f"{len(batch.extra):,} earlier pairs"
+    )
+
+
+def _size_in_words(head: Round) -> str:
+    arms = [f"{head.n_acquired:,} acquired", f"{head.n_control:,} control"]
+    arms += [f"{n:,} {arm}" for n, arm in ((head.n_gold, "gold"), (head.n_repeat, "repeats")) if n]
+    n_picks = head.n_acquired + head.n_control + head.n_gold + head.n_repeat
+    return f"{n_picks:,} ({', '.join(arms)}) of {head.pool['n_eligible']:,} eligible"
 
 
 def _report_dry_run(project: Project, batch: Batch, as_json: bool) -> None:
@@ -271,20 +366,40 @@ def _report_dry_run(project: Project, batch: Batch, as_json: bool) -> None:
 def _preview(project: Project, batch: Batch) -> None:
     from annotator.candidates.catalog import shown_responses
 
-    first = batch.picks[:PREVIEW_PAIRS]
-    shown = shown_responses(project.db, [i for pick in first for i in (pick.a_id, pick.b_id)])
-    click.echo("  arm        score  prompt, and the two responses")
-    for pick in first:
-        score = "     -" if pick.score is None else f"{pick.score:6.3f}"
-        one, other = shown[pick.a_id], shown[pick.b_id]
-        click.echo(f"  {pick.arm:<8} {score}  {_start(one.messages[-1]['content'], PREVIEW_WIDTH)}")
-        half = PREVIEW_WIDTH // 2 - 2
-        click.echo(f"{'':19}{_named_start(one, half)} | {_named_start(other, half)}")
-    if len(batch.picks) > len(first):
-        click.echo(f"  … and {len(batch.picks) - len(first):,} more")
-    click.echo(
-        f"  score: what {batch.head.strategy} went by, higher being better; control pairs are drawn"
-    )
+    pairs = [(pick.a_id, pick.b_id) for pick in batch.picks[:PREVIEW_PAIRS]]
+    pairs += [(extra.a_id, extra.b_id) for extra in batch.extra[:PREVIEW_PAIRS]]
+    shown = shown_responses(project.db, [i for pair in pairs for i in pair])
+    if batch.picks:
+        click.echo("  arm        score  prompt, and the two responses")
+        for pick in batch.picks[:PREVIEW_PAIRS]:
+            score = "     -" if pick.score is None else f"{pick.score:6.3f}"
+            _preview_pair(f"{pick.arm:<8} {score}", shown[pick.a_id], shown[pick.b_id])
+        _preview_rest(len(batch.picks))
+        click.echo(
+            f"  score: what {batch.head.strategy} went by, higher being better; control pairs are "
+            "drawn"
+        )
+    if batch.extra:
+        click.echo("\n  votes       gain  earlier pairs that get a further vote")
+        for extra in batch.extra[:PREVIEW_PAIRS]:
+            _preview_pair(_extra_in_words(extra), shown[extra.a_id], shown[extra.b_id])
+        _preview_rest(len(batch.extra))
+
+
+def _extra_in_words(extra: ExtraVote) -> str:
+    votes = f"{extra.n_votes} + {extra.n_more}"
+    return f"{votes:<8} {'     -' if extra.gain is None else f'{extra.gain:6.3f}'}"
+
+
+def _preview_pair(head: str, one: Shown, other: Shown) -> None:
+    click.echo(f"  {head}  {_start(one.messages[-1]['content'], PREVIEW_WIDTH)}")
+    half = PREVIEW_WIDTH // 2 - 2
+    click.echo(f"{'':19}{_named_start(one, half)} | {_named_start(other, half)}")
+
+
+def _preview_rest(n: int) -> None:
+    if n > PREVIEW_PAIRS:
+        click.echo(f"  … and {n - PREVIEW_PAIRS:,} more")
 
 
 def _named_start(response: Shown, width: int) -> str:
@@ -310,6 +425,7 @@ def _push_and_report(
             "removed": report.removed,
             "conflicts": report.conflicts,
             "gone": report.gone,
+            "raised": report.raised,
             "seconds": round(report.seconds, 3),
         }
     )
@@ -329,6 +445,8 @@ def _push_rows(report: PushReport) -> list[tuple[str, object]]:
     rows: list[tuple[str, object]] = [
         ("pushed", f"{report.stored:,} tasks in {report.seconds:.1f} s")
     ]
+    if report.raised:
+        rows.append(("", f"{report.raised:,} earlier tasks open for further votes"))
     if report.found:
         rows.append(("", f"{report.found:,} of an interrupted push had arrived already"))
     if report.removed:

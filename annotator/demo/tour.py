@@ -13,6 +13,7 @@ from annotator.candidates.catalog import source_scores
 from annotator.candidates.ingest import import_files
 from annotator.config import FILE_NAME, SCHEMA_NAME, Settings, load_settings, schema_text, template
 from annotator.demo.robots import SCORE_NAME, answer_all
+from annotator.labels.overlap import OverlapRange
 from annotator.rounds.batch import BatchRequest, choose_and_record, push_waiting
 from annotator.rounds.picks import round_counts
 from annotator.rounds.sync import sync
@@ -101,7 +102,8 @@ def _round(
     say: Say,
 ) -> None:
     defaults = settings.round
-    request = BatchRequest(BATCH, defaults.strategy, defaults.control, defaults.overlap)
+    least = OverlapRange.parse(str(defaults.overlap)).least
+    request = BatchRequest(BATCH, defaults.strategy, defaults.control, least)
     batch = choose_and_record(db, path, encoder_id, request, dry_run=False)
     with Studio(running.url, running.token) as studio:
         pushed = push_waiting(

@@ -18,7 +18,7 @@ from annotator.judge_check.evidence import (
     log_lengths,
     own_regions,
 )
-from annotator.labels.votes import counted_votes
+from annotator.labels.votes import ARMS, counted_votes
 from annotator.signals.datamap import newest_map, placed_prompts
 from annotator.signals.judges.panel import Panel
 from annotator.signals.scores import Ids, scores_by
@@ -121,6 +121,8 @@ def _places(response_ids: Ids, wanted: Ids) -> Positions:
 def _votes(db: Database, table: ResponseTable) -> tuple[PairVotes, Document, list[str]]:
     """The votes that count here, whose they are, and what to say of that."""
     cast = counted_votes(db)
+    candidate = np.isin(cast.a_ids, table.response_ids) & np.isin(cast.b_ids, table.response_ids)
+    cast = cast.take(candidate & (cast.arm != ARMS.index("gold")))
     n_control = int(np.count_nonzero(cast.control))
     if not len(cast.grade):
         return _source_votes(db, table)

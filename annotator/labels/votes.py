@@ -171,7 +171,8 @@ def vote_counts(db: Database) -> dict[str, int]:
     queries = {
         "votes": "SELECT count(*) FROM current_votes WHERE status = 'vote'",
         "skips": "SELECT count(*) FROM current_votes WHERE status = 'skip'",
-        "pairs_voted": "SELECT count(DISTINCT pick_id) FROM current_votes WHERE status = 'vote'",
+        "pairs_voted": """SELECT count(DISTINCT p.pair_key) FROM current_votes v
+            JOIN picks p ON p.id = v.pick_id WHERE v.status = 'vote'""",
         "rejected": f"SELECT count(*) FROM ({_REJECTED})",  # noqa: S608
         "annotators": "SELECT count(DISTINCT annotator_id) FROM current_votes",
     }
@@ -271,7 +272,7 @@ def repeated_votes(db: Database) -> tuple[CountedVotes, CountedVotes]:
 
     votes = _counted(db)
     first = _first_of_each(votes)
-    later = np.flatnonzero(first < np.arange(len(votes)))
+    later = np.flatnonzero(first != np.arange(len(votes)))
     return votes.take(first[later]), votes.take(later)
 
 
@@ -290,12 +291,15 @@ def _counted(db: Database) -> CountedVotes:
 
 
 def _first_of_each(votes: CountedVotes) -> NDArray[np.int64]:
-    """For each vote the row of the first one by its annotator on its pair."""
+    """For each vote the row of its annotator's first on its pair: on the pick that came first.
+
+    An edited vote is a newer row, so the order of the rows decides nothing.
+    """
     import numpy as np
 
     low, high = np.minimum(votes.a_ids, votes.b_ids), np.maximum(votes.a_ids, votes.b_ids)
     keys = (high, low, votes.annotator_ids)
-    order = np.lexsort(keys)
+    order = np.lexsort((votes.pick_ids, *keys))
     new = np.ones(len(votes), dtype=np.bool_)
     new[1:] = np.any([key[order[1:]] != key[order[:-1]] for key in keys], axis=0)
     first = np.empty(len(votes), dtype=np.int64)

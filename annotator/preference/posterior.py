@@ -22,6 +22,7 @@ from strategies.within_prompt import Bools, Floats, Positions, Vectors, rows_of_
 BLOCK_PAIRS = 4096
 BLOCK_RESPONSES = 4096
 SMALLEST_VARIANCE = 1e-12
+SMALLEST_SHARE = 1e-6  # of a variance, that rounding may leave
 KEEP_BYTES = 1 << 30  # of loadings, that a question about most responses leaves behind
 
 
@@ -152,6 +153,28 @@ class Posterior:
             share=share,
             own_variance=own_variance,
         )
+
+    def before_votes(self, a: Positions, b: Positions) -> tuple[Floats, Floats]:
+        """Mean and variance of d of each pair, what its own votes say taken out, (n,) each.
+
+        The pair's own term is included. Votes on other pairs count as they are approximated here,
+        so nothing is fitted again: the cavity of expectation propagation (Rasmussen and Williams
+        2006, equation 3.56). Of a pair without votes it is what `differences` says.
+        """
+        difference, variance = np.empty(len(a)), np.empty(len(a))
+        for at, rewards, of_a, of_b in self._in_blocks(a, b):
+            difference[at] = rewards.mean[of_a] - rewards.mean[of_b]
+            variance[at] = rewards.variances(of_a, of_b)
+        pair, known = self._pairs_of(a, b)
+        sites, pair = self.approximation.system.sites, pair[known]
+        turned = np.where(a[known] > b[known], -1.0, 1.0)
+        # In r_a - r_b, not in d: there the pair's own term keeps what votes say below its inverse,
+        # and nothing cancels however many there are.
+        left = np.maximum(1.0 - sites.weight[pair] * variance[known], SMALLEST_SHARE)
+        difference[known] -= variance[known] * turned * sites.pull[pair]
+        difference[known] /= left
+        variance[known] /= left
+        return difference, np.maximum(variance + self.prior.pair, SMALLEST_VARIANCE)
 
     def expected(self, a: Positions, b: Positions) -> Expected:
         """What one more vote on each pair would say."""

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotator.candidates.catalog import response_keys, shown_responses
-from annotator.candidates.identity import pair_key
+from annotator.candidates.identity import pair_key, showing_key
+from annotator.errors import RoundError
+from annotator.rounds.checks import draw_checks, mixed_in
 from annotator.rounds.choose import Choice, choose_batch, control_size
 from annotator.rounds.duplicates import NEAR_DUPLICATES
+from annotator.rounds.further import FurtherVotes, further_votes
 from annotator.rounds.picks import (
+    ExtraVote,
     Pick,
     Round,
     number_or_none,
+    record_extra_votes,
     record_round,
     times_sent,
 )
 from annotator.rounds.pool import CandidatePool, build_pool
 from annotator.rounds.servers import recognise_server
 from annotator.rounds.signalled import SignalledStrategy
+from annotator.rounds.worth import WorthOfVotes
 from annotator.store import hold_lock, writing
 from annotator.studio.outbox import (
     PushReport,
+    ask_for_votes,
     finish_elsewhere,
     push,
     queue_tasks,
     server_lock,
+    tell_raises,
     unsent_picks,
 )
 from annotator.studio.projects import ensure_project
@@ -37,12 +45,19 @@ from annotator.studio.screen import task_data
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
+    from annotator.labels.overlap import Overlap
     from annotator.studio.client import Studio
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What the engineer asked for. `seed` None: drawn anew."""
+    """What the engineer asked for.
+
+    `n` places, each for a new pair or a further vote on an earlier one. `overlap` people are asked
+    about a new pair; up to `overlap_most` (None: as many) about a pair in all, as `overlap_policy`
+    says (None: the default of annotator.labels.overlap). `seed` None: drawn anew. `gold` and
+    `repeats` are shares of n that come on top.
+    """
 
     n: int
     strategy: str
@@ -50,20 +65,42 @@ class BatchRequest:
     overlap: int
     seed: int | None = None
     near_duplicates: float = NEAR_DUPLICATES
+    overlap_most: int | None = None
+    overlap_policy: str | None = None
+    gold: float = 0.0
+    repeats: float = 0.0
+
+    def asked_overlap(self) -> Overlap:
+        """Policy and range; raises OverlapError where they make no sense."""
+        from annotator.labels.overlap import DEFAULT_POLICY, Overlap, OverlapRange
+
+        asked = OverlapRange(self.overlap, self.overlap_most or self.overlap)
+        return Overlap(self.overlap_policy or DEFAULT_POLICY, asked)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A chosen batch. `round_id` is None for a dry run, which records nothing."""
+    """A chosen batch. `round_id` is None for a dry run, which records nothing.
+
+    `picks` are its tasks, `extra` the further votes on tasks of earlier rounds; `notes` say where
+    it is less than was asked for.
+    """
 
     round_id: int | None
     head: Round
     picks: list[Pick]
+    extra: list[ExtraVote] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def n_further(self) -> int:
+        """Further votes on pairs of earlier rounds."""
+        return sum(extra.n_more for extra in self.extra)
 
     @property
     def n_votes(self) -> int:
         """Votes that the batch asks of people."""
-        return len(self.picks) * self.head.overlap
+        return len(self.picks) * self.head.overlap + self.n_further
 
 
 def choose_and_record(
@@ -83,34 +120,88 @@ def choose_and_record(
             keys = [_task_key(db, pick) for pick in batch.picks]
             round_id, pick_ids = record_round(db, batch.head, batch.picks)
             queue_tasks(db, list(zip(pick_ids, keys, strict=True)))
-    return Batch(round_id, batch.head, batch.picks)
+            record_extra_votes(db, round_id, batch.extra)
+            ask_for_votes(db, {extra.pick_id: extra.overlap for extra in batch.extra})
+    return replace(batch, round_id=round_id)
 
 
 def _task_key(db: Database, pick: Pick) -> str:
-    """The pair's key; from the second time on that a pair is sent, with the ordinal behind it."""
-    before = times_sent(db, pick.pair_key)
-    return pick.pair_key if not before else f"{pick.pair_key}.{before + 1}"
+    """The pair's key; a later time that it is shown, another one that looks no different."""
+    return showing_key(pick.pair_key, times_sent(db, pick.pair_key) + 1)
 
 
 def _choose(db: Database, database_path: Path, encoder_id: int, request: BatchRequest) -> Batch:
     from strategies import strategy_named
 
     strategy = strategy_named(request.strategy)
+    overlap = request.asked_overlap()
     seed = secrets.randbits(53) if request.seed is None else request.seed
-    n_control = control_size(request.n, request.control)
     candidates = build_pool(db, database_path, encoder_id, near_duplicates=request.near_duplicates)
     signalled = SignalledStrategy(strategy, db, database_path, candidates)
-    choice = choose_batch(candidates.pool, signalled, request.n, n_control, seed)
+    worth = WorthOfVotes(db, database_path, candidates)
+    further = further_votes(db, overlap, worth.of_further_votes)
+    picks, extra = _new_and_further(db, candidates, signalled, request, seed, further, worth)
+    n_control = sum(pick.arm == "control" for pick in picks)
+    checks = draw_checks(db, request.n, gold=request.gold, repeats=request.repeats, seed=seed)
     head = Round(
         strategy=request.strategy,
         seed=seed,
-        n_acquired=request.n - n_control,
+        n_acquired=len(picks) - n_control,
         n_control=n_control,
-        overlap=request.overlap,
+        overlap=overlap.range.least,
         encoder_id=encoder_id,
         pool=candidates.snapshot() | signalled.learned,
+        n_gold=checks.n_gold,
+        n_repeat=checks.n_repeat,
+        overlap_most=overlap.range.most,
+        overlap_policy="fixed" if overlap.range.is_fixed else overlap.policy,
     )
-    return Batch(None, head, _as_picks(db, candidates, choice, request.strategy))
+    notes = further.notes + checks.notes
+    return Batch(None, head, mixed_in(picks, checks, seed), extra, notes)
+
+
+def _new_and_further(
+    db: Database,
+    candidates: CandidatePool,
+    strategy: SignalledStrategy,
+    request: BatchRequest,
+    seed: int,
+    further: FurtherVotes,
+    worth: WorthOfVotes,
+) -> tuple[list[Pick], list[ExtraVote]]:
+    """The places of a round: new pairs, and further votes on earlier ones.
+
+    The control arm is as large as ever. Votes that cannot wait come next, then what the strategy
+    chooses, the last of which give way to further votes that are worth more. Where no pair is left
+    to choose, further votes are all there is. Raises RoundError where there are none either.
+    """
+    if not candidates.pool.n_eligible and len(further):
+        return [], (further.first + further.by_gain)[: request.n]
+    if not candidates.pool.n_eligible and not request.asked_overlap().range.is_fixed:
+        raise _nothing_left(further)
+    n_control = control_size(request.n, request.control)
+    first = further.first[: request.n - n_control]
+    n_new = request.n - len(first)
+    if not n_new:
+        return [], first
+    choice = choose_batch(
+        candidates.pool,
+        strategy,
+        n_new,
+        n_control,
+        seed,
+        give_up=lambda chosen: worth.places_for(further.by_gain, chosen),
+    )
+    picks = _as_picks(db, candidates, choice, request.strategy)
+    return picks, first + further.by_gain[: n_new - len(picks)]
+
+
+def _nothing_left(further: FurtherVotes) -> RoundError:
+    return RoundError(
+        "every pair has been chosen, and the policy wants no further vote on any",
+        expected="a pair that was not asked about, or one that a further vote may settle",
+        todo="; ".join(["import more candidates", *further.notes]),
+    )
 
 
 def _as_picks(db: Database, candidates: CandidatePool, choice: Choice, strategy: str) -> list[Pick]:
@@ -144,7 +235,8 @@ def push_waiting(
     on_stored: Callable[[int], object] = lambda n: None,
     on_wait: Callable[[float], object] = lambda seconds: None,
 ) -> PushReport:
-    """Sends every task that is not known to be on the server, of this round and of earlier ones.
+    """Sends every task that is not known to be on the server, of this round and of earlier ones,
+    and tells it which of those there shall get further votes.
 
     Raises StudioError; what was sent until then is recorded and is not sent again.
     """
@@ -165,6 +257,7 @@ def push_waiting(
                 on_wait=on_wait,
             )
             total.add(report)
+        total.add(tell_raises(db, studio, on_told=on_stored))
     return total
 
 

@@ -1,4 +1,4 @@
-"""Owner of the tables rounds and picks: what was chosen, when, why and with what chance."""
+"""Owner of rounds, picks and extra_votes: what was chosen, when, why and with what chance."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from annotator import __version__
+from annotator.candidates.gold import GOLD_ONLY_RESPONSES
 from annotator.errors import RoundConflict
 from annotator.store import now
 
@@ -43,11 +44,34 @@ class Round:
     overlap: int
     encoder_id: int | None
     pool: dict[str, object]
+    n_gold: int = 0
+    n_repeat: int = 0
+    overlap_most: int | None = None
+    overlap_policy: str | None = None
+
+
+@dataclass(frozen=True)
+class ExtraVote:
+    """`n_more` votes asked on an earlier round's pick, which has `n_votes` that count.
+
+    `overlap` is how many people its task then asks for. `gain` of one more vote, as it was
+    expected; None where nobody asked. `reason`: which policy or command wants it.
+    """
+
+    pick_id: int
+    a_id: int
+    b_id: int
+    n_votes: int
+    n_more: int
+    overlap: int
+    gain: float | None
+    reason: str
 
 
 _ROUND = """INSERT INTO rounds
-    (started_at, strategy, seed, n_acquired, n_control, overlap, encoder_id, pool, version)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    (started_at, strategy, seed, n_acquired, n_control, overlap, encoder_id, pool, version,
+    n_gold, n_repeat, overlap_most, overlap_policy)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 _PICK = """INSERT INTO picks (round_id, place, pair_key, a_id, b_id, arm, draw, side_order,
     strategy, score, propensity) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
@@ -70,6 +94,10 @@ def record_round(db: Database, head: Round, picks: list[Pick]) -> tuple[int, lis
             head.encoder_id,
             json.dumps(head.pool),
             __version__,
+            head.n_gold,
+            head.n_repeat,
+            head.overlap_most,
+            head.overlap_policy,
         ],
     ).lastrowid
     assert round_id is not None
@@ -104,6 +132,25 @@ def _record_pick(db: Database, round_id: int, pick: Pick) -> int:
     return cursor.lastrowid
 
 
+def record_extra_votes(db: Database, round_id: int, extra: list[ExtraVote]) -> None:
+    """Writes what the round asks of earlier picks, in the caller's transaction.
+
+    Raises RoundConflict when another round has asked for one of these votes meanwhile.
+    """
+    try:
+        db.conn.executemany(
+            """INSERT INTO extra_votes (round_id, pick_id, n_votes, overlap, gain, reason)
+            VALUES (?, ?, ?, ?, ?, ?)""",
+            [(round_id, e.pick_id, e.n_votes, e.overlap, e.gain, e.reason) for e in extra],
+        )
+    except sqlite3.IntegrityError as error:
+        raise RoundConflict(
+            "another round has asked for the same further votes meanwhile",
+            expected="votes that nobody has asked for",
+            todo="run the command again",
+        ) from error
+
+
 def times_sent(db: Database, pair_key: str) -> int:
     """How often the pair has been picked so far, in any arm."""
     query = "SELECT count(*) FROM picks WHERE pair_key = ?"
@@ -117,8 +164,8 @@ def number_or_none(value: float) -> float | None:
 
 def round_counts(db: Database) -> list[dict[str, object]]:
     """Per round: when, strategy, seed and size of each arm."""
-    query = """SELECT id, started_at, strategy, seed, n_acquired, n_control, overlap
-        FROM rounds ORDER BY id"""
+    query = """SELECT id, started_at, strategy, seed, n_acquired, n_control, n_gold, n_repeat,
+        overlap FROM rounds ORDER BY id"""
     return list(db.query(query))
 
 
@@ -132,6 +179,16 @@ def control_votes(db: Database) -> int:
     query = """SELECT count(*) FROM current_votes v JOIN picks p ON p.id = v.pick_id
         WHERE p.arm = 'control' AND v.status = 'vote'"""
     return int(db.execute(query).fetchone()[0])
+
+
+def votes_per_pair(db: Database) -> dict[int, int]:
+    """Number of votes -> how many pairs have so many, each by another person."""
+    query = """SELECT n, count(*) FROM (
+          SELECT count(DISTINCT v.annotator_id) AS n FROM current_votes v
+          JOIN picks p ON p.id = v.pick_id WHERE v.status = 'vote' AND NOT v.prefilled
+          GROUP BY p.a_id, p.b_id)
+        GROUP BY n ORDER BY n"""
+    return dict(db.execute(query).fetchall())
 
 
 def arm_progress(db: Database) -> dict[str, dict[str, int]]:
@@ -149,6 +206,13 @@ def arm_progress(db: Database) -> dict[str, dict[str, int]]:
     return {str(row.pop("arm")): row for row in db.query(query)}
 
 
-def pairs_picked(db: Database) -> int:
-    """How many different pairs are in a round; they are not chosen again."""
-    return int(db.execute("SELECT count(DISTINCT pair_key) FROM picks").fetchone()[0])
+def pairs_taken(db: Database) -> int:
+    """How many pairs of candidates are not to be chosen: in a round already, or gold."""
+    return int(db.execute(f"SELECT count(*) FROM ({TAKEN_PAIRS})").fetchone()[0])  # noqa: S608
+
+
+# SQL: a_id and b_id of each such pair.
+TAKEN_PAIRS = f"""
+    SELECT a_id, b_id FROM picks WHERE arm IN ('acquired', 'control') UNION
+    SELECT a_id, b_id FROM gold WHERE a_id NOT IN ({GOLD_ONLY_RESPONSES})
+      AND b_id NOT IN ({GOLD_ONLY_RESPONSES})"""  # noqa: S608

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from annotator.errors import RoundError
 from annotator.rounds.duplicates import NEAR_DUPLICATES, redundant_pairs
+from annotator.rounds.picks import TAKEN_PAIRS
 from annotator.signals.embeddings import vectors_in
 from annotator.signals.vector_rows import embedded_responses
 
@@ -59,7 +60,7 @@ def build_pool(
     *,
     near_duplicates: float = NEAR_DUPLICATES,
 ) -> CandidatePool:
-    """Every pair worth asking; those that were picked in an earlier round not eligible.
+    """Every pair worth asking; those picked in an earlier round, and gold, are not eligible.
 
     Left out is what `duplicates.redundant_pairs` finds from the cosine `near_duplicates` on; at 1
     nothing is.
@@ -110,11 +111,10 @@ def _picked_positions(
     pair_a: NDArray[np.int64],
     pair_b: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Positions of the pairs that were picked before, among all pairs."""
+    """Positions of the pairs that were picked before or are gold, among all pairs."""
     import numpy as np
 
-    query = "SELECT a_id, b_id FROM picks WHERE arm IN ('acquired', 'control')"
-    picked = np.array(db.execute(query).fetchall(), dtype=np.int64).reshape(-1, 2)
+    picked = np.array(db.execute(TAKEN_PAIRS).fetchall(), dtype=np.int64).reshape(-1, 2)
     if not len(picked):
         return np.empty(0, dtype=np.int64)
     order = np.argsort(response_ids, kind="stable")  # of sorted ids, which is the rule, at once

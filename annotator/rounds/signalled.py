@@ -12,8 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annotator.labels.votes import CountedVotes, counted_votes
+from annotator.labels.consensus_store import skills
+from annotator.labels.votes import ARMS, CountedVotes, counted_votes
 from annotator.progress import progress_bar
+from annotator.rounds.believe import ensure_consensus
 from annotator.rounds.features import features_of
 from annotator.signals.datamap import ensure_map, response_scores
 
@@ -61,12 +63,13 @@ class SignalledStrategy:
         return _of_whole(selection, part, chance[pool.prompt_of_pair])
 
     def _votes(self) -> CountedVotes:
-        """The votes on candidates: gold answers may be on prompts of their own."""
+        """The votes on candidates; those on gold are for the people, not for the pairs."""
         import numpy as np
 
         votes = counted_votes(self._db)
         known = self._candidates.response_ids
-        return votes.take(np.isin(votes.a_ids, known) & np.isin(votes.b_ids, known))
+        asked = votes.arm != ARMS.index("gold")
+        return votes.take(asked & np.isin(votes.a_ids, known) & np.isin(votes.b_ids, known))
 
     def _voted(self, pool: Pool, votes: CountedVotes) -> Bools:
         """The prompts that have a vote, (n_prompts,)."""
@@ -122,7 +125,24 @@ class SignalledStrategy:
         from annotator.preference.votes import Votes
 
         ids = self._candidates.response_ids[part.responses]
-        return Votes(places_of(votes.a_ids, ids), places_of(votes.b_ids, ids), votes.grade)
+        a, b = places_of(votes.a_ids, ids), places_of(votes.b_ids, ids)
+        return Votes(a, b, votes.grade, self._lapses(votes))
+
+    def _lapses(self, votes: CountedVotes) -> Floats | None:
+        """How likely each vote was cast without looking, by whose it is; None if one votes alone.
+
+        With nobody to compare with, an annotator's care cannot be told from the pairs' closeness.
+        """
+        import numpy as np
+
+        people, of_vote = np.unique(votes.annotator_ids, return_inverse=True)
+        if len(people) < 2:
+            return None
+        build = ensure_consensus(self._db, self._database_path, self._candidates.encoder_id)
+        assert build is not None
+        known, typical = skills(self._db), float(build.settings["lapse"])
+        lapse = [1.0 - known[i].skill if i in known else typical for i in people.tolist()]
+        return np.array(lapse)[of_vote.ravel()]
 
 
 def sampled_prompts(

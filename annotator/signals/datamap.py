@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from annotator.candidates.catalog import Shown, response_table, shown_responses
+from annotator.candidates.catalog import Shown, n_candidates, response_table, shown_responses
+from annotator.candidates.gold import GOLD_ONLY_RESPONSES
 from annotator.candidates.identity import Message
 from annotator.errors import ScoreError
 from annotator.signals.scores import (
@@ -164,8 +165,8 @@ def build_map(
 
 
 def check_candidates(db: Database) -> None:
-    """Raises ScoreError if the database holds no response at all."""
-    if not db.execute("SELECT EXISTS (SELECT 1 FROM responses)").fetchone()[0]:
+    """Raises ScoreError if the database holds no candidate at all."""
+    if not n_candidates(db):
         raise ScoreError(
             "the database holds no candidates",
             expected="prompts with two or more responses",
@@ -223,8 +224,9 @@ def placed_prompts(db: Database, build: MapBuild) -> PlacedPrompts:
 
 def map_entries(db: Database, build: MapBuild, prompt_ids: Sequence[int]) -> Iterator[MapEntry]:
     """The texts of these prompts in this order, read some hundred at a time; best score first."""
-    query = """SELECT prompt_id, id FROM responses
-        WHERE prompt_id IN (SELECT value FROM json_each(?)) ORDER BY prompt_id, response_key"""
+    query = f"""SELECT prompt_id, id FROM responses
+        WHERE prompt_id IN (SELECT value FROM json_each(?)) AND id NOT IN ({GOLD_ONLY_RESPONSES})
+        ORDER BY prompt_id, response_key"""  # noqa: S608
     found = db.execute(query, [json.dumps(prompt_ids)]).fetchall()
     scores = scores_by(db, build.method, np.array([i for _, i in found], dtype=np.int64))
     scored: dict[int, list[tuple[int, float]]] = {}
@@ -257,9 +259,8 @@ def _is_current(db: Database, build: MapBuild, encoder_id: int) -> bool:
     if build.method == PEER_AGREEMENT and build.encoder_id != encoder_id:
         return False
     # Candidates, and the scores that came with them, are only ever added.
-    n_responses = int(db.execute("SELECT count(*) FROM responses").fetchone()[0])
     n_scored = count_scores(db, build.method)
-    return (n_responses, n_scored) == (build.n_responses, build.n_scored)
+    return (n_candidates(db), n_scored) == (build.n_responses, build.n_scored)
 
 
 def _record_build(db: Database, head: tuple[str, int | None, int, int, int], cuts: CutOffs) -> int:

@@ -1,4 +1,4 @@
-"""The vectors of every text: which are missing, computing them, reading them back.
+"""The vectors of every candidate's text: which are missing, computing them, reading them back.
 
 A vector's key is (encoder, text hash): a text that stands in ten places is embedded once. The
 encoder is a name, the fingerprint of its weights and its way of averaging, so vectors of two
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotator.candidates.catalog import response_table
+from annotator.candidates.gold import GOLD_ONLY_PROMPTS, GOLD_ONLY_RESPONSES
 from annotator.candidates.identity import prompt_text
 from annotator.errors import BadVectors, EncoderError
 from annotator.progress import progress_bar, stand_still
@@ -161,17 +162,20 @@ def _forget(db: Database, encoder_id: int, folder: Path) -> None:
 
 
 # Which texts are missing. Responses come in the order of the pools, so that a pool's vectors
-# are, as a rule, one stretch of a shard; prompts after them.
+# are, as a rule, one stretch of a shard; prompts after them. What is gold only needs no vector:
+# nobody chooses among it.
 
-_MISSING_RESPONSES = """
+_A_RESPONSE = f"""SELECT 1 FROM responses r WHERE r.text_hash = p.text_hash
+    AND r.id NOT IN ({GOLD_ONLY_RESPONSES})"""  # noqa: S608
+_MISSING_RESPONSES = f"""
     SELECT min(r.id) FROM responses r WHERE NOT EXISTS (
         SELECT 1 FROM embeddings e WHERE e.encoder_id = ? AND e.text_hash = r.text_hash)
-    GROUP BY r.text_hash"""
-_MISSING_PROMPTS = """
+    AND r.id NOT IN ({GOLD_ONLY_RESPONSES}) GROUP BY r.text_hash"""  # noqa: S608
+_MISSING_PROMPTS = f"""
     SELECT min(p.id) FROM prompts p WHERE NOT EXISTS (
         SELECT 1 FROM embeddings e WHERE e.encoder_id = ? AND e.text_hash = p.text_hash)
-    AND NOT EXISTS (SELECT 1 FROM responses r WHERE r.text_hash = p.text_hash)
-    GROUP BY p.text_hash"""
+    AND NOT EXISTS ({_A_RESPONSE})
+    AND p.id NOT IN ({GOLD_ONLY_PROMPTS}) GROUP BY p.text_hash"""  # noqa: S608
 _RESPONSE_TEXTS = """
     SELECT r.text_hash, r.text FROM json_each(?) wanted
     CROSS JOIN responses r ON r.id = wanted.value ORDER BY wanted.key"""
@@ -274,6 +278,17 @@ def response_rows(db: Database, encoder_id: int, response_ids: Ids) -> Ids:
     return _rows_of(db, encoder_id, "responses", response_ids)
 
 
+def have_vectors(db: Database, encoder_id: int, response_ids: Ids) -> NDArray[np.bool_]:
+    """Which of these responses, and of their prompts, have a vector: (n,), True where both."""
+    query = """SELECT r.id FROM json_each(?) wanted
+        CROSS JOIN responses r ON r.id = wanted.value CROSS JOIN prompts p ON p.id = r.prompt_id
+        CROSS JOIN embeddings e ON e.encoder_id = ?2 AND e.text_hash = r.text_hash
+        CROSS JOIN embeddings f ON f.encoder_id = ?2 AND f.text_hash = p.text_hash"""
+    found = [row[0] for row in db.execute(query, [json.dumps(response_ids.tolist()), encoder_id])]
+    there: NDArray[np.bool_] = np.isin(response_ids, found)
+    return there
+
+
 def vectors_in(db: Database, database_path: Path, encoder_id: int, rows: Ids) -> Vectors:
     """The vectors in these rows of the encoder's shards, in this order; as response_vectors."""
     query = "SELECT dimension FROM encoders WHERE id = ?"
@@ -338,9 +353,10 @@ def vector_counts(db: Database) -> list[dict[str, str | int]]:
 def _n_texts(db: Database) -> int:
     return _number(
         db,
-        """SELECT (SELECT count(DISTINCT text_hash) FROM responses) +
-        (SELECT count(DISTINCT text_hash) FROM prompts p WHERE NOT EXISTS (
-            SELECT 1 FROM responses r WHERE r.text_hash = p.text_hash))""",
+        f"""SELECT (SELECT count(DISTINCT text_hash) FROM responses
+            WHERE id NOT IN ({GOLD_ONLY_RESPONSES})) +
+        (SELECT count(DISTINCT text_hash) FROM prompts p WHERE NOT EXISTS ({_A_RESPONSE})
+            AND p.id NOT IN ({GOLD_ONLY_PROMPTS}))""",  # noqa: S608
     )
 
 

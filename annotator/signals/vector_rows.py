@@ -3,7 +3,8 @@
 Finding it joins all responses with all embeddings, which takes several times as long as reading the
 vectors. So it is kept in a derived file, `responses.rows`, which anybody may delete. The file is
 believed only if its SHA-256 is that of its numbers together with all that they were made from.
-Responses are only ever added, and always under an import with a time of its own; vectors are only
+Responses are only ever added, and always under an import with a time of its own; of those that are
+gold only, some may become candidates, which changes the number of candidates; vectors are only
 added, or all made anew, and either way their shards change. A file that is damaged, half written or
 out of date is therefore not used, and is written again.
 """
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from annotator.candidates.catalog import response_table
+from annotator.candidates.catalog import n_candidates, response_table
 from annotator.signals.embeddings import Ids, response_rows, vectors_folder
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ DIGEST_BYTES = 32
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedResponses:
-    """Every response in the order of catalog.response_table, with its prompt and its vector's row.
+    """Every candidate in the order of catalog.response_table, with its prompt and its vector's row.
 
     All (n_responses,); responses with the same text share a row, and only they do.
     """
@@ -43,7 +44,7 @@ class EmbeddedResponses:
 
 
 def embedded_responses(db: Database, database_path: Path, encoder_id: int) -> EmbeddedResponses:
-    """All responses and the rows of their vectors. Raises EncoderError if one has no vector."""
+    """All candidates and the rows of their vectors. Raises EncoderError if one has no vector."""
     folder = vectors_folder(database_path, encoder_id)
     file = folder / "responses.rows"
     made_from = _made_from(db, folder, encoder_id)
@@ -58,7 +59,7 @@ def embedded_responses(db: Database, database_path: Path, encoder_id: int) -> Em
 
 
 def _made_from(db: Database, folder: Path, encoder_id: int) -> bytes:
-    """Changes whenever a response or a vector is added, and when another database comes here."""
+    """Changes whenever a candidate or a vector is added, and when another database comes here."""
     queries = {
         "database": "SELECT value FROM meta WHERE key = 'database_id'",
         "imports": "SELECT id, started_at, finished_at FROM imports ORDER BY id",
@@ -69,6 +70,7 @@ def _made_from(db: Database, folder: Path, encoder_id: int) -> bytes:
     found: dict[str, object] = {
         name: db.execute(query).fetchall() for name, query in queries.items()
     }
+    found["candidates"] = n_candidates(db)
     found["shards"] = [
         (shard.name, (state := shard.stat()).st_size, state.st_mtime_ns, state.st_ino)
         for shard in sorted(folder.glob("*.f32"))

@@ -17,12 +17,18 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 
 from annotator.simulate.replay import Plan, Run, parted
 from strategies import strategy_named
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Arrays = TypeVar("Arrays", bound=DataclassInstance)
 
 # What a replay runs through. A change of any of it makes old runs another thing.
 SOURCES = (
@@ -56,29 +62,11 @@ class RunStore:
 
     def load(self, strategy: str, seed: int) -> Run | None:
         """That run, or None if it is not finished. A damaged file counts as none."""
-        path = self._path(strategy, seed)
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return Run(**{part.name: arrays[part.name] for part in fields(Run)})
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-            path.unlink(missing_ok=True)
-            return None
+        return load_arrays(Run, self._path(strategy, seed))
 
     def save(self, strategy: str, seed: int, run: Run) -> None:
         """Keeps a finished run; whole or not at all."""
-        path = self._path(strategy, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez_compressed(file, **asdict(run))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        save_arrays(run, self._path(strategy, seed))
 
     def _path(self, strategy: str, seed: int) -> Path:
         determined_by = {
@@ -92,14 +80,45 @@ class RunStore:
         }
         if scores := parted(strategy)[1] or self.judge:
             determined_by["scores"] = self.scores[scores]
-        name = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:32]
-        return self.folder / f"{name}.npz"
+        return named_after(determined_by, self.folder)
 
 
-def code_fingerprint() -> str:
+def named_after(determined_by: Mapping[str, Any], folder: Path) -> Path:
+    """The file in `folder` for what all this determines."""
+    name = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:32]
+    return folder / f"{name}.npz"
+
+
+def load_arrays(kind: type[Arrays], path: Path) -> Arrays | None:
+    """The dataclass of arrays in that file; None if there is none. A damaged file goes away."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return kind(**{part.name: arrays[part.name] for part in fields(kind)})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        path.unlink(missing_ok=True)
+        return None
+
+
+def save_arrays(arrays: DataclassInstance, path: Path) -> None:
+    """Writes a dataclass of arrays; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **asdict(arrays))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def code_fingerprint(sources: Iterable[str] = SOURCES) -> str:
     """A hash of the source of all that a replay runs through."""
     digest = hashlib.sha256()
-    for source in SOURCES:
+    for source in sources:
         package, *inside = source.split("/")
         for name, content in _sources(files(package).joinpath(*inside)):
             digest.update(f"{source} {name} {len(content)}".encode())

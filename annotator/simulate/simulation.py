@@ -6,17 +6,10 @@ another metric of the same replays costs nothing.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from annotator.progress import Advance, progress_bar
+from annotator.progress import progress_bar
 from annotator.simulate import SimulationError
 from annotator.simulate.replay import (
     NOTHING,
@@ -31,6 +24,7 @@ from annotator.simulate.replay import (
     replay,
 )
 from annotator.simulate.runs import RunStore
+from annotator.simulate.workers import run_all
 from annotator.simulate.world import World
 from strategies import strategy_named
 from strategies.pool import signals_needed
@@ -42,7 +36,6 @@ METRICS = (PAIR_ACCURACY, HELDOUT_ACCURACY, RESERVED_ACCURACY, RANK_CORRELATION)
 SET_ASIDE = {HELDOUT_ACCURACY: PROMPTS, RESERVED_ACCURACY: VOTES}  # the others: nothing
 LARGEST_BUDGET = 3_200  # unless asked for another: a minute or two for each replay
 LARGEST_BATCH = 100  # as next-batch has it, unless asked for another
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 Runs = dict[str, list[Run]]  # by strategy, in the order of the seeds
 
@@ -109,7 +102,7 @@ def simulate(
     missing = [run for run in wanted if store.load(*run) is None]
     with progress_bar(len(wanted), "simulate", "runs") as progress:
         progress(len(wanted) - len(missing))
-        _replay_all(world, missing, store, make_learner, request.jobs, progress)
+        run_all(_Replay(world, store, make_learner), missing, request.jobs, progress)
     runs = {
         name: [_finished(store, name, seed) for seed in range(request.seeds)]
         for name in request.strategies
@@ -226,85 +219,14 @@ def _finished(store: RunStore, strategy: str, seed: int) -> Run:
     return run
 
 
-# Replaying, in this process or in several.
+@dataclass(frozen=True, eq=False)
+class _Replay:
+    """What a process needs to replay a strategy with a seed, and keep the run."""
 
+    world: World
+    store: RunStore
+    make_learner: MakeLearner
 
-def _replay_all(
-    world: World,
-    missing: Sequence[tuple[str, int]],
-    store: RunStore,
-    make_learner: MakeLearner,
-    jobs: int,
-    progress: Advance,
-) -> None:
-    if jobs == 1 or len(missing) < 2:
-        for strategy, seed in missing:
-            store.save(strategy, seed, replay(world, store.plan, strategy, seed, make_learner))
-            progress(1)
-        return
-    with _workers(min(jobs, len(missing)), world, store, make_learner) as pool:
-        for done in as_completed([pool.submit(_replay_one, *run) for run in missing]):
-            done.result()
-            progress(1)
-
-
-@contextmanager
-def _workers(
-    jobs: int, world: World, store: RunStore, make_learner: MakeLearner
-) -> Iterator[ProcessPoolExecutor]:
-    """Processes that replay; where anything goes wrong they are ended at once, not waited for."""
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(world, store, make_learner),
-    )
-    try:
-        with _one_thread_each():
-            yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
-        raise
-    pool.shutdown()
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside take one thread for linear algebra: jobs would fight over cores."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-_task: tuple[World, RunStore, MakeLearner] | None = None
-
-
-def _start_worker(world: World, store: RunStore, make_learner: MakeLearner) -> None:
-    global _task
-    _task = (world, store, make_learner)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker waits for work for ever, even if its parent was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _replay_one(strategy: str, seed: int) -> None:
-    assert _task is not None
-    world, store, make_learner = _task
-    store.save(strategy, seed, replay(world, store.plan, strategy, seed, make_learner))
+    def __call__(self, strategy: str, seed: int) -> None:
+        run = replay(self.world, self.store.plan, strategy, seed, self.make_learner)
+        self.store.save(strategy, seed, run)

@@ -10,7 +10,8 @@ What an error tells a caller who has just written something:
 - StudioRejected, StudioDenied, StudioNotFound: nothing was stored.
 - StudioUnreachable, StudioFailed: it may have been stored, or still be on its way.
 
-No write is ever repeated by this module; reads are.
+Reads are repeated by this module, and the one write that says the same however often it is sent:
+`set_task_overlap`. No other write ever is.
 """
 
 from __future__ import annotations
@@ -383,6 +384,20 @@ class Studio:
                 read=_nothing,
             )
 
+    def set_task_overlap(self, task_id: int, overlap: int) -> None:
+        """Asks `overlap` people about this task, whatever its project says.
+
+        The server then offers it to people who have not answered it, until so many have; those who
+        have are never asked again. A skip takes nobody's place. Saying it twice changes nothing.
+        Raises StudioNotFound when there is no such task.
+        """
+        # The flag is what the label stream goes by first, and no change of the overlap takes it
+        # back; a task that enough people have answered stays closed whatever it says.
+        body = {"overlap": overlap, "is_labeled": False}
+        path = f"api/tasks/{task_id}/"
+        response = self._send("PATCH", path, body=body, repeatable=True)
+        self._read(response, f"PATCH {path}", _nothing)
+
     def next_task(self, project_id: int) -> OpenTask | None:
         """The task that the server would give us to label next; None when all are done."""
         response = self._send("GET", f"api/projects/{project_id}/next")
@@ -476,29 +491,40 @@ class Studio:
         return self._read(response, f"{method} {path}", read)
 
     def _send(
-        self, method: str, path: str, *, params: dict[str, Any] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, Any] | None = None,
+        body: Any = None,
+        repeatable: bool = False,
     ) -> httpx.Response:
         content = body if body is None or isinstance(body, bytes) else _encoded(body)
-        response = self._attempt(method, path, params, content)
+        retries = READ_RETRIES if method == "GET" or repeatable else 0
+        response = self._attempt(method, path, params, content, retries)
         if response.status_code == 401 and self._token_is_personal:
             # An access token that ran out on the way, or a clock that disagrees with the
             # server's: nothing was done, and a new client asks for a new access token.
             self._sdk = None
-            response = self._attempt(method, path, params, content)
+            response = self._attempt(method, path, params, content, retries)
         return response
 
     def _attempt(
-        self, method: str, path: str, params: dict[str, Any] | None, content: bytes | None
+        self,
+        method: str,
+        path: str,
+        params: dict[str, Any] | None,
+        content: bytes | None,
+        retries: int,
     ) -> httpx.Response:
         import httpx
         from label_studio_sdk.core.api_error import ApiError
 
-        reading = method == "GET"
-        seconds = READ_SECONDS if reading else WRITE_SECONDS
+        seconds = READ_SECONDS if method == "GET" else WRITE_SECONDS
         # The SDK hands the limit to httpx as it is, although it declares a number.
         options: Any = {
             "timeout": httpx.Timeout(seconds, connect=CONNECT_SECONDS),
-            "max_retries": READ_RETRIES if reading else 0,
+            "max_retries": retries,
         }
         try:
             return self._connected()._client_wrapper.httpx_client.request(
