@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 
 from annotator import __version__
+from annotator.cli.annotators import annotators
 from annotator.cli.base import AnnotatorGroup
 from annotator.cli.candidates import import_
 from annotator.cli.demo import demo
+from annotator.cli.diagnose import diagnose
 from annotator.cli.export import export
 from annotator.cli.judge import judge
 from annotator.cli.map import map_
@@ -34,7 +36,7 @@ def main() -> None:
 
 
 for command in (
-    init, doctor, import_, embed, judge, map_, next_batch, sync, status, export, simulate, studio,
-    demo,
+    init, doctor, import_, embed, judge, map_, next_batch, sync, status, annotators, diagnose,
+    export, simulate, studio, demo,
 ):  # fmt: skip
     main.add_command(command)

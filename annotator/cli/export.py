@@ -39,9 +39,30 @@ def _known_ending(_context: click.Context, _option: click.Parameter, out: Path) 
     callback=_known_ending,
     help="FILE.jsonl, FILE.jsonl.gz or FILE.parquet; - for JSON lines on standard output.",
 )
+@click.option(
+    "--hash-annotators",
+    is_flag=True,
+    help="Keyed hashes in place of annotators' ids, the same in every export of this database. "
+    "Whoever has the database can undo it.",
+)
+@click.option(
+    "--consensus",
+    type=click.Choice(["votes", "crowd"]),
+    default="votes",
+    show_default=True,
+    help="What makes a response the chosen one: most of the pair's votes; or the crowd, which "
+    "weighs people by their skill and knows the other pairs, where it is 80 % sure.",
+)
 @json_option
 @project_option
-def export(name: str, out: Path, as_json: bool, project_dir: Path | None) -> None:
+def export(
+    name: str,
+    out: Path,
+    hash_annotators: bool,
+    consensus: str,
+    as_json: bool,
+    project_dir: Path | None,
+) -> None:
     """Write the labelled pairs, each row with where it is from.
 
     Every row carries round, arm, strategy, score, propensity and seed. Propensity is the chance
@@ -49,16 +70,25 @@ def export(name: str, out: Path, as_json: bool, project_dir: Path | None) -> Non
 
     Rows with a chosen response carry `grades`, what each vote says of it (chosen_much_better to
     rejected_much_better), and `margin`, their mean with 2 for much better, 1 for better, 0 for
-    tie and both-bad, negative for the rejected. Ties, both-bad and disputed pairs have no
-    preferred response: they are left out of all formats but `votes`, and counted.
+    tie and both-bad, negative for the rejected; and `probability`, how sure the crowd is that most
+    people who take a side prefer the chosen one. Ties, both-bad and disputed pairs have no
+    preferred response: they are left out of all formats but `votes`, and counted. So are gold
+    pairs, and what somebody says when shown a pair again.
+
+    Annotators are named by their ids alone. --hash-annotators hides these as well from people who
+    do not have the database; it does not hide what a rationale, or the time of a vote, gives away.
     """
     from annotator.export.write import export_file, export_stream
+    from annotator.rounds.believe import current_consensus
 
+    how = {"hash_annotators": hash_annotators, "by_crowd": consensus == "crowd"}
     with open_project(project_dir) as project:
+        if name != "votes":
+            current_consensus(project.db, project.database_path)
         if str(out) == "-":
-            report = export_stream(project.db, name, sys.stdout)
+            report = export_stream(project.db, name, sys.stdout, **how)
         else:
-            report = export_file(project.db, name, out)
+            report = export_file(project.db, name, out, **how)
     left_out = dict(sorted(report.left_out.items()))
     summary = {
         "format": name,

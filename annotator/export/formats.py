@@ -8,21 +8,22 @@ from typing import Any
 from annotator.candidates.catalog import Shown
 from annotator.candidates.identity import Message, prompt_text
 from annotator.export.labelled import LabelledPair
+from annotator.labels.consensus import Consensus
 
 Row = dict[str, Any]
 
 
-def _provenance(pair: LabelledPair) -> Row:
+def _provenance(pair: LabelledPair, consensus: Consensus) -> Row:
     """Where the row is from: who chose the pair and why, and how far its votes agree."""
-    pick = pair.votes[0]
+    pick = min(pair.votes, key=lambda vote: vote.pick_id)  # later ones repeat it
     return {
         "pair_key": pair.pair_key,
         "dataset": pair.a.dataset,
         "prompt_id": pair.a.external_id,
         "prompt_key": pair.a.prompt_key,
         "label_source": "human",
-        "n_votes": pair.consensus.n_votes,
-        "agreement": pair.consensus.agreement,
+        "n_votes": consensus.n_votes,
+        "agreement": consensus.agreement,
         "annotators": sorted({vote.annotator_id for vote in pair.votes}),
         "round": pick.round_id,
         "arm": pick.arm,
@@ -44,9 +45,9 @@ _STRENGTH = {
 }
 
 
-def _strength(pair: LabelledPair) -> Row:
+def _strength(pair: LabelledPair, consensus: Consensus) -> Row:
     """What each vote says of the chosen response, in the order of the votes, and their mean."""
-    sides = ("chosen", "rejected") if pair.consensus.verdict == "a" else ("rejected", "chosen")
+    sides = ("chosen", "rejected") if consensus.verdict == "a" else ("rejected", "chosen")
     turned = {
         f"{side}{degree}": f"{now}{degree}"
         for side, now in zip("ab", sides, strict=True)
@@ -61,20 +62,30 @@ def _strength(pair: LabelledPair) -> Row:
 
 def _chosen(pair: LabelledPair) -> tuple[Shown, Shown] | None:
     """(preferred, other); None where the votes prefer neither."""
-    if pair.consensus.verdict == "a":
+    verdict = pair.consensus and pair.consensus.verdict
+    if verdict == "a":
         return pair.a, pair.b
-    if pair.consensus.verdict == "b":
+    if verdict == "b":
         return pair.b, pair.a
     return None
 
 
 def _preference(pair: LabelledPair, form: Callable[[Shown, Shown], Row]) -> list[Row]:
-    ordered = _chosen(pair)
-    if ordered is None:
+    ordered, consensus = _chosen(pair), pair.consensus
+    if ordered is None or consensus is None:
         return []
     chosen, rejected = ordered
     models = {"chosen_model": chosen.model, "rejected_model": rejected.model}
-    return [{**form(chosen, rejected), **models, **_strength(pair), **_provenance(pair)}]
+    believed: Row = {"probability": _probability(pair, consensus)}
+    strength, provenance = _strength(pair, consensus), _provenance(pair, consensus)
+    return [{**form(chosen, rejected), **models, **believed, **strength, **provenance}]
+
+
+def _probability(pair: LabelledPair, consensus: Consensus) -> float | None:
+    """That most people who take a side prefer the chosen response, as the crowd's votes say."""
+    if pair.preferred is None:
+        return None
+    return pair.preferred if consensus.verdict == "a" else 1.0 - pair.preferred
 
 
 def trl(pair: LabelledPair) -> list[Row]:
@@ -129,7 +140,7 @@ def hh(pair: LabelledPair) -> list[Row]:
 
 
 def votes(pair: LabelledPair) -> list[Row]:
-    """Every vote as it was given, ties and both-bad included, one row each."""
+    """Every vote as it was given, one row each: ties, both-bad, those on gold and repeats too."""
     shared = {
         "pair_key": pair.pair_key,
         "dataset": pair.a.dataset,
@@ -162,7 +173,7 @@ def votes(pair: LabelledPair) -> list[Row]:
             "propensity": vote.propensity,
             "seed": vote.seed,
         }
-        for vote in pair.votes
+        for vote in sorted([*pair.votes, *pair.checks], key=lambda vote: vote.vote_id)
     ]
 
 

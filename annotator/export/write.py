@@ -26,25 +26,33 @@ ROWS_PER_GROUP = 5_000
 
 @dataclass
 class ExportReport:
-    """Rows written, and pairs that gave none because their votes prefer neither response."""
+    """Rows written, and pairs that gave none: votes that prefer neither response, or on gold."""
 
     rows: int = 0
     pairs: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def export_file(db: Database, name: str, path: Path) -> ExportReport:
+def export_file(
+    db: Database,
+    name: str,
+    path: Path,
+    *,
+    hash_annotators: bool = False,
+    by_crowd: bool = False,
+) -> ExportReport:
     """Writes the labelled pairs to `path` in format `name`, as what `path` ends in says.
 
-    The file appears only when it is complete. Raises AnnotatorError when it cannot be written,
-    or ends in none of WRITERS.
+    `hash_annotators` and `by_crowd` as in labelled_pairs. The file appears only when it is
+    complete. Raises AnnotatorError when it cannot be written, or ends in none of WRITERS.
     """
     write = _writer(path)
     report = ExportReport()
     scratch = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
         with _one_snapshot(db):
-            write(_rows(db, name, report), scratch)
+            pairs = labelled_pairs(db, hash_annotators=hash_annotators, by_crowd=by_crowd)
+            write(_rows(pairs, name, report), scratch)
         scratch.replace(path)
     except OSError as error:
         raise AnnotatorError(
@@ -68,10 +76,18 @@ def _writer(path: Path) -> Callable[[Iterable[Row], Path], None]:
     )
 
 
-def export_stream(db: Database, name: str, stream: IO[str]) -> ExportReport:
+def export_stream(
+    db: Database,
+    name: str,
+    stream: IO[str],
+    *,
+    hash_annotators: bool = False,
+    by_crowd: bool = False,
+) -> ExportReport:
     """Writes JSON lines to an open stream, as `--out -` does."""
     report = ExportReport()
-    for row in _rows(db, name, report):
+    pairs = labelled_pairs(db, hash_annotators=hash_annotators, by_crowd=by_crowd)
+    for row in _rows(pairs, name, report):
         stream.write(_line(row))
     return report
 
@@ -89,14 +105,14 @@ class _one_snapshot:
         self.db.execute("COMMIT")
 
 
-def _rows(db: Database, name: str, report: ExportReport) -> Iterator[Row]:
+def _rows(pairs: Iterable[LabelledPair], name: str, report: ExportReport) -> Iterator[Row]:
     form: Callable[[LabelledPair], list[Row]] = FORMATS[name]
-    for pair in labelled_pairs(db):
+    for pair in pairs:
         rows = form(pair)
         report.pairs += 1
         report.rows += len(rows)
         if not rows:
-            report.left_out[pair.consensus.verdict] += 1
+            report.left_out[pair.consensus.verdict if pair.consensus else "gold"] += 1
         yield from rows
 
 
@@ -158,25 +174,33 @@ def _schema(row: Row) -> pa.Schema:
     import pyarrow as pa
 
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    annotator = pa.string() if _is_hashed(row) else pa.int64()
     typed = {
         "score": pa.float64(),
         "propensity": pa.float64(),
         "agreement": pa.float64(),
         "margin": pa.float64(),
+        "probability": pa.float64(),
         "seconds": pa.float64(),
         "seed": pa.int64(),
         "round": pa.int64(),
         "n_votes": pa.int64(),
-        "annotator": pa.int64(),
+        "annotator": annotator,
         "vote": pa.int64(),
         "prefilled": pa.bool_(),
-        "annotators": pa.list_(pa.int64()),
+        "annotators": pa.list_(annotator),
         "grades": pa.list_(pa.string()),
     }
     return pa.schema(
         (name, typed.get(name, messages if isinstance(value, list) else pa.string()))
         for name, value in row.items()
     )
+
+
+def _is_hashed(row: Row) -> bool:
+    """Whether annotators have names instead of ids; it is the same in all rows of an export."""
+    people = [row["annotator"]] if "annotator" in row else row["annotators"]
+    return isinstance(people[0], str)
 
 
 WRITERS: dict[str, Callable[[Iterable[Row], Path], None]] = {
