@@ -484,7 +484,8 @@ def test_a_search_that_begins_on_some_pairs_ends_where_the_other_does(
     monkeypatch.setattr(crowd_fit, "BLOCK_PAIRS", 100)
     begun = fit_crowd(true.votes)
     # One "much better" that is not among those pairs is seen all the same.
-    grade = np.where(np.arange(len(true.votes)) == 5, 2, true.votes.grade)
+    grade = true.votes.grade.copy()
+    grade[np.flatnonzero(true.votes.pair % 3 == 1)[0]] = 2
     assert fit_crowd(replace(true.votes, grade=grade)).model.n_grades == 5
     np.testing.assert_allclose(begun.people.skill, whole.people.skill, atol=0.005)
     np.testing.assert_allclose(begun.preferred, whole.preferred, atol=0.01)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     Ids = NDArray[np.int64]
 
 VERSION = 1  # what a stored build was computed by; raise it when results change
+AHEAD = 3  # votes that a gain looks ahead: one alone often cannot turn a pair, three can
 LIMIT_RESPONSES = 100_000  # of prompts with votes: of more a joint fit takes minutes and gigabytes
 
 
@@ -67,7 +68,7 @@ class Belief:
             crowd.n_votes,
             crowd.preferred,
             crowd.tie,
-            crowd.gain(),
+            crowd.gain(ahead=AHEAD),
             verdicts(crowd.preferred, crowd.tie),
         )
 
@@ -242,8 +243,8 @@ def new_pair_gains(
         model = setting.model if belief is None else belief.crowd.model
         lapse = model.lapse if belief is None else belief.crowd.people.typical_lapse
         anything = np.full(len(a_ids), 2.0 * setting.prior.own + setting.prior.pair)
-        return gain_of_vote(np.zeros(len(a_ids)), anything, model, lapse)
+        return gain_of_vote(np.zeros(len(a_ids)), anything, model, lapse, AHEAD)
     a, b = (places_of(ids, belief.response_ids) for ids in (a_ids, b_ids))
     mean, variance = belief.posterior.before_votes(a, b)
     lapse = belief.crowd.people.typical_lapse
-    return gain_of_vote(mean, variance, belief.posterior.model, lapse)
+    return gain_of_vote(mean, variance, belief.posterior.model, lapse, AHEAD)
