@@ -29,6 +29,7 @@ from annotator.labels.pair_belief import (
     unasked,
 )
 from annotator.labels.people import SHOWN_FROM, Keys, People, Traits, people_of
+from annotator.labels.ties import tie_beliefs
 from annotator.preference.vote_model import VoteModel
 from strategies.within_prompt import Floats, Positions
 
@@ -52,7 +53,7 @@ class Crowd:
 
     - `preferred` P(d > 0): most careful people who take a side prefer a; `error` the smaller of it
       and P(d < 0).
-    - `tie`: the probability that one more careful vote is a tie.
+    - `tie`: the probability that one more careful vote is a tie; see annotator.labels.ties.
     - `mean`, `variance` of d; `n_votes`.
 
     Of every vote, (n_votes,), in the order of the votes: `surprise`, -log P(vote | all other
@@ -146,9 +147,10 @@ def _concluded(
         preferred[pairs], below[pairs] = belief.orientation.T
         tie[pairs], mean[pairs], variance[pairs] = belief.tie, belief.mean, belief.variance
         predicted.append(belief.left_out[0])
+    looked = people.skill[votes.annotator]
     return Crowd(
         preferred=preferred,
-        tie=tie,
+        tie=tie_beliefs(tie, votes.pair, votes.grade == 0, looked),
         mean=mean,
         variance=variance,
         error=np.minimum(preferred, below),
