@@ -26,8 +26,9 @@ def tie_beliefs(tie: Floats, pair: Positions, tied: Bools, weight: Floats) -> Fl
     `weight` (n_votes,), the probability that its annotator looked.
     """
     n_pairs = len(tie)
-    ties = np.bincount(pair, weights=weight * tied, minlength=n_pairs)
-    votes = np.bincount(pair, weights=weight, minlength=n_pairs)
+    ties, votes = np.zeros(n_pairs), np.zeros(n_pairs)
+    np.add.at(ties, pair, weight * tied)
+    np.add.at(votes, pair, weight)
     worth = _worth(tie, pair, tied, weight, ties, votes)
     found: Floats = (worth * tie + ties) / (worth + votes)
     return found
