@@ -207,7 +207,8 @@ def current(db: Database) -> list[dict[str, Any]]:
 
 def test_everybody_is_listed_with_what_they_did(filled: Database) -> None:
     document = people_of_project(filled, 0.7)
-    rows = current(filled)
+    rows, evidence = current(filled), evidence_of_project(filled)
+    place = {person.id: at for at, person in enumerate(evidence.people)}
     assert [one["id"] for one in document["people"]][-1] == NEW
     assert IDLE not in [one["id"] for one in document["people"]]
     votes = [one["votes"] for one in document["people"]]
@@ -222,13 +223,13 @@ def test_everybody_is_listed_with_what_they_did(filled: Database) -> None:
         assert one["seconds"]["value"] == pytest.approx(
             np.median([row["seconds"] for row in first]), abs=1e-4
         )
-        sided = [row for row in first if NUMBER[row["grade"]]]
-        on_left = [
-            row for row in sided if (NUMBER[row["grade"]] > 0) == (row["side_order"] == "ab")
-        ]
-        assert (one["left"]["hits"], one["left"]["n"]) == (len(on_left), len(sided))
-        a_left = [row for row in first if row["side_order"] == "ab"]
-        assert one["shown_a_left"]["hits"] == len(a_left)
+        its = evidence.early & (evidence.votes.annotator == place[one["id"]])
+        assert its.sum() <= len(first)  # sides: of votes asked before anybody had answered
+        grade, left_is_a = evidence.votes.grade[its], evidence.left_is_a[its]
+        on_left = (grade > 0) == left_is_a
+        assert one["left"]["n"] == np.count_nonzero(grade)
+        assert one["left"]["hits"] == np.count_nonzero(on_left & (grade != 0))
+        assert one["shown_a_left"]["hits"] == np.count_nonzero(left_is_a)
 
 
 def test_gold_and_repeats_are_those_of_the_tables(filled: Database) -> None:
@@ -561,14 +562,14 @@ def test_hashes_are_of_one_database_and_keyed(filled: Database) -> None:
     import hmac
 
     names = {row["annotator"] for row in _exported(filled, "votes", hash_annotators=True)}
-    (key,) = filled.execute("SELECT value FROM meta WHERE key = 'database_id'").fetchone()
+    (key,) = filled.execute("SELECT value FROM meta WHERE key = 'annotator_key'").fetchone()
     expected = {
         hmac.new(key.encode(), f"annotator {who}".encode(), hashlib.sha256).hexdigest()[:16]
         for who in (*WORKERS, NEW)
     }
     assert names == expected
     with writing(filled):
-        filled.execute("UPDATE meta SET value = 'another' WHERE key = 'database_id'")
+        filled.execute("UPDATE meta SET value = 'another' WHERE key = 'annotator_key'")
     again = {row["annotator"] for row in _exported(filled, "votes", hash_annotators=True)}
     assert not names & again
 

@@ -188,7 +188,7 @@ def record_gold(db: Database, pairs: list[tuple[int, int]]) -> list[int]:
 
 class TestRepeats:
     def test_a_pair_is_shown_again_with_its_sides_swapped(self, db: Database) -> None:
-        picks = voted(db, [6], {0: [1], 3: [1], 4: [2]})
+        picks = voted(db, [6], {0: [1], 3: [1], 4: [1], 5: [2]})  # 4 is control
         repeats = drawn(db, 10, repeats=0.5).repeats
         first = {
             (a, b): (key, side)
@@ -197,19 +197,19 @@ class TestRepeats:
         asked = {
             pick_id: (a, b) for pick_id, a, b in db.execute("SELECT id, a_id, b_id FROM picks")
         }
-        assert {(p.a_id, p.b_id) for p in repeats} == {asked[picks[i]] for i in (0, 3, 4)}
+        assert {(p.a_id, p.b_id) for p in repeats} == {asked[picks[i]] for i in (0, 3, 5)}
         for place, pick in enumerate(repeats):
             key, side = first[pick.a_id, pick.b_id]
             assert (pick.pair_key, pick.side_order) == (key, {"ab": "ba", "ba": "ab"}[side])
             assert (pick.arm, pick.draw, pick.strategy) == ("repeat", place, "recent-voters")
 
     def test_its_score_is_its_voters_share_of_the_recent_votes(self, db: Database) -> None:
-        voted(db, [6], {0: [1, 2], 1: [1], 2: [1], 3: [2], 4: [3]})  # 3 of 6, 2 of 6, 1 of 6
+        voted(db, [6], {0: [1, 2], 1: [1], 2: [1], 3: [2], 5: [3]})  # 3 of 6, 2 of 6, 1 of 6
         repeats = drawn(db, 10, repeats=0.5).repeats
         places = db.execute("SELECT a_id, b_id, place FROM picks").fetchall()
         place = {(a, b): at for a, b, at in places}
         found = {place[p.a_id, p.b_id]: p.score for p in repeats}
-        assert found == pytest.approx({0: 5 / 6, 1: 1 / 2, 2: 1 / 2, 3: 1 / 3, 4: 1 / 6})
+        assert found == pytest.approx({0: 5 / 6, 1: 1 / 2, 2: 1 / 2, 3: 1 / 3, 5: 1 / 6})
 
     def test_pairs_are_drawn_by_that_share(self, db: Database) -> None:
         voted(db, [4], {0: [1], 1: [1], 2: [1], 3: [2]})  # 3/4, 3/4, 3/4, 1/4
@@ -227,10 +227,10 @@ class TestRepeats:
         self, db: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(checks_module, "RECENT_VOTES", 3)
-        picks = voted(db, [5], {0: [1], 1: [1], 2: [2], 3: [2], 4: [2]})
+        picks = voted(db, [6], {0: [1], 1: [1], 2: [2], 3: [2], 5: [2]})
         place = dict(db.execute("SELECT a_id, id FROM picks").fetchall())
         found = drawn(db, 10, repeats=0.5)
-        assert {place[p.a_id] for p in found.repeats} == set(picks[2:])
+        assert {place[p.a_id] for p in found.repeats} == {picks[2], picks[3], picks[5]}
         assert found.notes[0].startswith("repeats: 3 of 5")
 
     def test_share_of_recent_votes(self, monkeypatch: pytest.MonkeyPatch) -> None:

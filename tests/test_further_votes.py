@@ -443,15 +443,17 @@ class TestExpectedGain:
             assert len(batch.picks) == 6
             assert Counter(p.side_order for p in batch.picks) == {"ab": 3, "ba": 3}
 
-    def test_the_chance_of_a_random_draw_falls_with_its_size(
+    def test_who_keeps_a_place_has_no_known_chance(
         self, voted: Office, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.gains(monkeypatch, further=[0.5] * 3 + [0.0] * 5, new=[0.1] * 8)
         batch = voted.choose(**self.SETTINGS | {"strategy": "random"}, dry_run=True)
         n_left = N_PAIRS - 10
         for pick in batch.picks:
-            drawn = 2 if pick.arm == "control" else 5
-            assert pick.propensity == pytest.approx(drawn / n_left)
+            if pick.arm == "control":
+                assert pick.propensity == pytest.approx(2 / n_left)
+            else:  # it depended on what was drawn who had to go
+                assert pick.propensity is None
 
     def test_the_whole_of_what_is_acquired_may_give_way(
         self, voted: Office, monkeypatch: pytest.MonkeyPatch
@@ -513,8 +515,18 @@ class TestNothingLeftToChoose:
         gain = np.zeros(len(places))
         gain[[3, 1, 8]] = [0.2, 0.3, 0.1]
         monkeypatch.setattr(WorthOfVotes, "of_further_votes", lambda *_: gain)
-        office.round(n=9, overlap=2, overlap_most=3, overlap_policy="expected-gain", seed=6)
+        office.round(n=9, overlap=2, overlap_most=4, overlap_policy="expected-gain", seed=6)
         assert [place for _, place, _, _ in office.extra()] == [places[i] for i in (1, 3, 8)]
+
+    def test_the_last_vote_is_not_asked_where_it_turns_nothing(
+        self, office: Office, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        office.round(n=N_PAIRS, overlap=2)
+        office.answer(two_each(office, set()) | voters(office, 2))
+        gain = np.full(len(acquired_places(office)), 0.3)
+        monkeypatch.setattr(WorthOfVotes, "of_further_votes", lambda *_: gain)
+        with pytest.raises(RoundError, match="wants no further vote"):
+            office.round(n=9, overlap=2, overlap_most=3, overlap_policy="expected-gain", seed=6)
 
 
 def test_before_the_first_vote_there_is_nothing_to_ask(
@@ -643,12 +655,12 @@ def test_what_the_server_counts_is_what_is_read(office: Office) -> None:
     office.people[3].submit(ids[2], [{"from_name": "?"}])
     sync(office.db, office.admin)
     found = {
-        place: (answered, seen)
-        for place, answered, seen in office.db.execute(
-            f"SELECT p.place, w.answered, w.seen FROM ({further_module._PEOPLE}) w "
+        place: (answered, recent)
+        for place, answered, recent in office.db.execute(
+            f"SELECT p.place, w.answered, w.recent FROM ({further_module._PEOPLE}) w "
             "JOIN picks p ON p.id = w.pick_id"
         )
     }
-    assert found == {0: (2, 3), 1: (2, 2), 2: (2, 2), 3: (1, 1)}
+    assert found == {0: (2, 3), 1: (2, 2), 2: (2, 1), 3: (1, 1)}
     closed = {place for place in ids if office.fake.tasks[ids[place]]["is_labeled"]}
     assert closed == {place for place, (answered, _) in found.items() if answered >= 2}

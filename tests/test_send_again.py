@@ -16,7 +16,8 @@ from tests.small_world import add_prompts, add_round
 
 @pytest.fixture
 def picks(db: Database) -> list[int]:
-    """Six picks on a server, the fifth of the control arm; the first four have one vote each."""
+    """Six picks on a server, the fifth of the control arm; all but the sixth have a vote, the
+    fourth two."""
     pairs = [(ids[0], ids[1]) for ids in add_prompts(db, [2, 3, 2, 4, 2, 2])]
     found = add_round(db, pairs)
     with writing(db):
@@ -25,7 +26,7 @@ def picks(db: Database) -> list[int]:
             created_at) VALUES (1, 'http://s', 'm', 1, 't', 's', 1, '')"""
         )
         db.execute("UPDATE tasks SET project_id = 1, state = 'swept', studio_id = 100 + id")
-        record_annotators(db, "http://s", {7: "ada"})
+        record_annotators(db, "http://s", {7: "ada", 8: "bo"})
         record_votes(
             db,
             1,
@@ -33,7 +34,10 @@ def picks(db: Database) -> list[int]:
                 Vote(n, 100 + n, "vote", f"2026-01-01T10:00:0{n}Z", {}, pick, 1, grade="a_better")
                 for n, pick in enumerate(found[:4], start=1)
             ]
-            + [Vote(9, 105, "vote", "2026-01-01T10:00:09Z", {}, found[4], 1, grade="tie")],
+            + [
+                Vote(8, 104, "vote", "2026-01-01T10:00:08Z", {}, found[3], 2, grade="tie"),
+                Vote(9, 105, "vote", "2026-01-01T10:00:09Z", {}, found[4], 1, grade="tie"),
+            ],
             {},
         )
     return found
@@ -68,6 +72,14 @@ def test_a_vote_to_come_is_waited_for(db: Database, picks: list[int], tmp_path: 
     before = db.execute("SELECT count(*) FROM rounds").fetchone()
     assert send_again(db, path, [picks[0], picks[5]], reason="diagnose") == []
     assert db.execute("SELECT count(*) FROM rounds").fetchone() == before
+
+
+def test_what_everybody_has_seen_is_put_before_nobody(
+    db: Database, picks: list[int], tmp_path: Path
+) -> None:
+    """Both who vote have answered the fourth pick: a place there would never be taken."""
+    assert send_again(db, tmp_path / "annotator.db", [picks[3]], reason="diagnose") == []
+    assert asked(db) == {}
 
 
 def test_control_picks_are_never_asked_again(

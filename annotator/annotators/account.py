@@ -96,9 +96,18 @@ def _enough_votes(evidence: Evidence) -> Bools:
 
 
 def _habits(evidence: Evidence) -> SideHabits:
-    votes = evidence.votes
+    """Of the votes that were asked for before anybody had answered.
+
+    Further ones are not free of the side: beside somebody who always presses left, pairs are in
+    doubt where the better response stands on the right, and careful people then press right.
+    """
+    votes, early = evidence.votes.take(evidence.early), evidence.early
     return side_habits(
-        votes.pair, votes.grade, votes.annotator, evidence.left_is_a, _enough_votes(evidence)
+        votes.pair,
+        votes.grade,
+        votes.annotator,
+        evidence.left_is_a[early],
+        _enough_votes(evidence),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from annotator.labels.agreement import GradedVotes
@@ -69,4 +69,3 @@ class Evidence:
     region: Positions | None = None
     region_from: str | None = None
     skills_from: Document | None = None
-    notes: list[str] = field(default_factory=list)

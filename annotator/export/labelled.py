@@ -105,10 +105,10 @@ def _beliefs(db: Database) -> dict[tuple[int, int], tuple[float, str]]:
 def hashed_annotators(db: Database) -> Callable[[Annotator], str]:
     """Annotator id -> a name of 16 hexadecimal digits that is the same in every export.
 
-    HMAC-SHA-256 of the id under the database's own random id: without the database nobody can try
-    out ids until one fits; whoever has it can.
+    HMAC-SHA-256 of the id under a random key that stands in the database and nowhere else: without
+    the database nobody can try out ids until one fits; whoever has it can.
     """
-    query = "SELECT value FROM meta WHERE key = 'database_id'"
+    query = "SELECT value FROM meta WHERE key = 'annotator_key'"
     key = str(db.execute(query).fetchone()[0]).encode()
     names: dict[Annotator, str] = {}
 
@@ -152,7 +152,8 @@ def _told_apart(every: list[VoteRecord]) -> tuple[list[VoteRecord], list[VoteRec
     checks: list[VoteRecord] = []
     heard: set[Annotator] = set()
     for vote in every:
-        counts = vote.arm != "gold" and vote.annotator_id not in heard
-        heard.add(vote.annotator_id)
+        said = vote.arm != "gold" and not vote.prefilled  # a machine's answer is nobody's vote
+        counts = said and vote.annotator_id not in heard
+        heard |= {vote.annotator_id} if said else set()
         (votes if counts else checks).append(vote)
     return votes, checks

@@ -31,9 +31,9 @@ def fit_jointly(
 
     `a`, `b` (n_pairs,) positions of the responses of each pair; no pair twice, since then a pair's
     own votes would count as what was known before. A pair with -1 in place of either is for the
-    crowd alone, with the prior that it finds for all. `gold` as in fit_crowd, for the crowd alone.
-    A round: the learner learns, each vote with its annotator's lapse; what it says of each pair
-    before the pair's own votes is the prior with which the crowd is fitted again. Raises
+    crowd alone, its prior being as wide as the others lie apart. `gold` as in fit_crowd, for the
+    crowd alone. A round: the learner learns, each vote with its annotator's lapse; what it says of
+    each pair before the pair's own votes is the prior with which the crowd is fitted again. Raises
     PreferenceError as Learner.learn and fit_crowd do, and where a pair is named twice.
     """
     _check(a, b, votes.n_pairs)
@@ -41,12 +41,15 @@ def fit_jointly(
         raise PreferenceError(f"a joint fit of {rounds} rounds", expected="one round or more")
     known = np.flatnonzero((a >= 0) & (b >= 0))
     crowd = fit_crowd(votes, gold=gold)
-    lapse, mean, variance = crowd.people.lapse, crowd.prior.mean, crowd.prior.variance
+    lapse = crowd.people.lapse
     shown = votes.take(np.isin(votes.pair, known))
     for _ in range(rounds):
         posterior = learner.learn(cast(a, b, shown, lapse))
-        mean, variance = mean.copy(), variance.copy()
-        mean[known], variance[known] = posterior.before_votes(a[known], b[known])
+        its_mean, its_variance = posterior.before_votes(a[known], b[known])
+        # The others are pairs like these, of which nobody knows which.
+        mean = np.zeros(votes.n_pairs)
+        variance = np.full(votes.n_pairs, its_variance.mean() + np.square(its_mean).mean())
+        mean[known], variance[known] = its_mean, its_variance
         crowd = fit_crowd(votes, posterior.model, PairPrior(mean, variance), gold)
         lapse = crowd.people.lapse
     return posterior, crowd

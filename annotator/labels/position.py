@@ -2,8 +2,10 @@
 
 Which response of a pair stands on the left was drawn by lot. To somebody who reads, it is all the
 same: each of their sided votes is on the left with probability one half, whatever the responses and
-whatever others say, so that how many are is binomial. Where draws are balanced within a person the
-test errs on the side of no alarm. Ties and "both bad" take no side and are left out.
+whatever others say, so that how many are is binomial. That holds as long as what others say does
+not decide which pairs are asked about: further votes on disputed pairs do not belong in here. Where
+draws are balanced within a person the test errs on the side of no alarm. Ties and "both bad" take
+no side and are left out.
 
 What others say of the same pairs would make the test sharper, and wrong: the pair stands the same
 way round for all, so that beside somebody who always presses left the others seem to shun it. It is

@@ -20,7 +20,8 @@ def send_again(
     """The votes that the round asks for, recorded; the next push tells the server.
 
     One more on each of these acquired picks, in their order; left out are those on which a vote is
-    still to come, which may settle them, and those whose task is not on a server. No round is
+    still to come, which may settle them, those that everybody who votes has seen, and those whose
+    task is not on a server. No round is
     recorded where nothing is left. One process at a time, as when a batch is chosen.
     """
     lock = database_path.with_name(f"{database_path.name}.choose.lock")

@@ -181,7 +181,10 @@ def _new_and_further(
         raise _nothing_left(further)
     n_control = control_size(request.n, request.control)
     first = further.first[: request.n - n_control]
-    n_new = request.n - len(first)
+    places = n_new = request.n - len(first)
+    if n_new > candidates.pool.n_eligible >= n_new - len(further.by_gain):
+        n_new = candidates.pool.n_eligible  # further votes fill the rest
+        n_control = min(n_control, n_new)
     if not n_new:
         return [], first
     choice = choose_batch(
@@ -193,7 +196,7 @@ def _new_and_further(
         give_up=lambda chosen: worth.places_for(further.by_gain, chosen),
     )
     picks = _as_picks(db, candidates, choice, request.strategy)
-    return picks, first + further.by_gain[: n_new - len(picks)]
+    return picks, first + further.by_gain[: places - len(picks)]
 
 
 def _nothing_left(further: FurtherVotes) -> RoundError:

@@ -242,7 +242,10 @@ def new_pair_gains(
         setting = Setting()
         model = setting.model if belief is None else belief.crowd.model
         lapse = model.lapse if belief is None else belief.crowd.people.typical_lapse
-        anything = np.full(len(a_ids), 2.0 * setting.prior.own + setting.prior.pair)
+        wide = 2.0 * setting.prior.own + setting.prior.pair
+        if belief is not None:
+            wide = float(belief.crowd.prior.variance.max())
+        anything = np.full(len(a_ids), wide)
         return gain_of_vote(np.zeros(len(a_ids)), anything, model, lapse, AHEAD)
     a, b = (places_of(ids, belief.response_ids) for ids in (a_ids, b_ids))
     mean, variance = belief.posterior.before_votes(a, b)

@@ -213,8 +213,11 @@ def _of_last_round(db: Database, votes: CountedVotes) -> NDArray[np.bool_]:
 
 
 def _repeatable(db: Database) -> list[int]:
-    """Ids of the picks whose pair is not gold and was not repeated yet."""
-    query = """SELECT p.id FROM picks p WHERE p.arm IN ('acquired', 'control')
+    """Ids of the acquired picks whose pair is not gold and was not repeated yet.
+
+    Not those of the control arm: a repeat that somebody else answers is one more vote on its pair.
+    """
+    query = """SELECT p.id FROM picks p WHERE p.arm = 'acquired'
         AND NOT EXISTS (SELECT 1 FROM picks q WHERE q.pair_key = p.pair_key AND q.arm = 'repeat')
         AND NOT EXISTS (SELECT 1 FROM gold g WHERE g.a_id = p.a_id AND g.b_id = p.b_id)"""
     return [pick_id for (pick_id,) in db.execute(query)]

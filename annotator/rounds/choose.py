@@ -73,7 +73,7 @@ def choose_batch(
     if n > n_control:
         acquired = strategy(pool, n - n_control, acquired_rng)
         check_selection(pool, acquired, n - n_control)
-        acquired = _without_last(acquired, give_up(acquired.positions), n_eligible - n_control)
+        acquired = _without_last(acquired, give_up(acquired.positions))
         parts.append(_of_whole_pool(acquired, n_control, n_eligible))
     return _mixed(parts, n_control, order_rng)
 
@@ -88,20 +88,22 @@ def _of_whole_pool(acquired: Selection, n_control: int, n_eligible: int) -> Sele
     return replace(acquired, propensities=acquired.propensities * spared)
 
 
-def _without_last(acquired: Selection, n: int, n_eligible: int) -> Selection:
-    """All but the last n of what was acquired out of n_eligible pairs.
+def _without_last(acquired: Selection, n: int) -> Selection:
+    """All but the last n of what was acquired.
 
-    A chance that is that of one pick after those before it stays what it is; that of a uniform
-    draw, to be in the batch, falls with the batch's size.
+    How many give way depends on what was drawn, so nobody knows any more with what chance the
+    others stayed: they have no propensity.
     """
-    drawn = len(acquired.positions)
-    kept = drawn - n
-    uniform = acquired.propensities == drawn / n_eligible
+    import numpy as np
+
+    if not n:
+        return acquired
+    kept = len(acquired.positions) - n
     return replace(
         acquired,
         positions=acquired.positions[:kept],
         scores=acquired.scores[:kept],
-        propensities=acquired.propensities[:kept] * (kept / drawn if uniform.all() else 1.0),
+        propensities=np.full(kept, np.nan),
     )
 
 

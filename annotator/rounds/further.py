@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from annotator.labels.votes import counted_votes
+from annotator.rounds.checks import RECENT_VOTES
 from annotator.rounds.picks import ExtraVote
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class EarlierPairs:
     - `n_votes` that count, each by another person, on the pair; `lead`: those for a less those
       for b.
     - `n_asked`: people whom the server was told to ask about the task; `n_answered`: those who
-      did, countable or not, as the server counts them; `n_seen`: those and who skipped it.
+      did, countable or not, as the server counts them; `n_recent`: people who vote these days and
+      have seen it, a skip included.
     """
 
     pick_ids: Ids
@@ -113,7 +115,7 @@ class EarlierPairs:
     lead: Positions
     n_asked: Positions
     n_answered: Positions
-    n_seen: Positions
+    n_recent: Positions
 
     def __len__(self) -> int:
         return len(self.pick_ids)
@@ -132,8 +134,8 @@ def choose_further(
 ) -> FurtherVotes:
     """The further votes out of what stands of each pair.
 
-    `gain` (n,) of one more vote, NaN where not known, for the policy that goes by it. `n_voters`
-    people have voted at all; a pair that so many have seen waits for nobody.
+    `gain` (n,) of a further vote, NaN where not known, for the policy that goes by it. `n_voters`
+    people vote these days; a pair that so many of them have seen waits for nobody.
     """
     import numpy as np
 
@@ -141,9 +143,13 @@ def choose_further(
 
     standing = pairs.standing()
     wanted = one_more(overlap, standing, None if gain is None else np.nan_to_num(gain))
+    if overlap.policy == EXPECTED_GAIN:
+        # The gain looks several votes ahead; the last one alone turns no lead of two.
+        last = pairs.n_asked >= overlap.range.most - 1
+        wanted &= ~(last & (np.abs(pairs.lead) >= 2) & (pairs.n_asked >= overlap.range.least))
     lacking: Positions = overlap.range.least - standing.n_asked
     target = np.maximum(pairs.n_asked, pairs.n_answered) + np.maximum(lacking, 1)
-    seen_by_all = wanted & (pairs.n_seen >= n_voters)
+    seen_by_all = wanted & (pairs.n_recent >= n_voters)
     given_up = wanted & ~seen_by_all & (target > overlap.range.most + SPOILT_PLACES)
     open_: Bools = wanted & ~seen_by_all & ~given_up
 
@@ -163,13 +169,13 @@ def choose_further(
 def asked_again(db: Database, pick_ids: list[int], reason: str) -> list[ExtraVote]:
     """One more vote on each of these picks, in their order, whatever any policy says.
 
-    Left out: picks that are not acquired or whose task is not on a server, and those on which a
-    vote is still to come.
+    Left out: picks that are not acquired or whose task is not on a server, those on which a vote
+    is still to come, and those that everybody who votes these days has seen.
     """
-    pairs = _earlier_pairs(db)
+    pairs, n_voters = _earlier_pairs(db), _n_voters(db)
     place = {pick: at for at, pick in enumerate(pairs.pick_ids.tolist())}
     wanted = [place[pick] for pick in dict.fromkeys(pick_ids) if pick in place]
-    settled = pairs.n_answered >= pairs.n_asked
+    settled = (pairs.n_answered >= pairs.n_asked) & (pairs.n_recent < n_voters)
     return [
         _extra(pairs, at, int(pairs.n_answered[at]) + 1, None, reason)
         for at in wanted
@@ -199,15 +205,20 @@ _EARLIER = """SELECT p.id, p.a_id, p.b_id, coalesce(t.overlap, r.overlap)
     FROM picks p JOIN tasks t ON t.pick_id = p.id JOIN rounds r ON r.id = p.round_id
     WHERE p.arm = 'acquired' AND t.state = 'swept' ORDER BY p.id"""
 
-# Of each task how many people the server has an answer of, and how many have seen it. It counts
+# Who votes these days: whoever gave one of the last votes.
+_RECENT = f"""SELECT annotator_id FROM (SELECT annotator_id FROM current_votes
+    WHERE status = 'vote' ORDER BY id DESC LIMIT {RECENT_VOTES})"""  # noqa: S608
+
+# Of each task how many people the server has an answer of, and how many of those who
+# vote these days have seen it. The server counts
 # answers that are rejected here, and a machine's that were submitted; a skip it does not.
-_PEOPLE = """WITH newest AS (
+_PEOPLE = f"""WITH newest AS (
         SELECT pick_id, coalesce(annotator_id, -1) AS who, status, row_number() OVER (
             PARTITION BY project_id, annotation_id ORDER BY id DESC) AS age
         FROM votes WHERE pick_id IS NOT NULL)
     SELECT pick_id, count(DISTINCT iif(status = 'skip', NULL, who)) AS answered,
-        count(DISTINCT who) AS seen
-    FROM newest WHERE age = 1 AND status <> 'deleted' GROUP BY pick_id"""
+        count(DISTINCT iif(who IN ({_RECENT}), who, NULL)) AS recent
+    FROM newest WHERE age = 1 AND status <> 'deleted' GROUP BY pick_id"""  # noqa: S608
 
 
 def _earlier_pairs(db: Database) -> EarlierPairs:
@@ -216,10 +227,10 @@ def _earlier_pairs(db: Database) -> EarlierPairs:
     rows = np.array(db.execute(_EARLIER).fetchall(), dtype=np.int64).reshape(-1, 4)
     pick_ids, a_ids, b_ids, n_asked = rows.T
     n_votes, lead = _votes_on(counted_votes(db), a_ids, b_ids)
-    people = {pick: (answered, seen) for pick, answered, seen in db.execute(_PEOPLE)}
+    people = {pick: (answered, recent) for pick, answered, recent in db.execute(_PEOPLE)}
     seen = np.array([people.get(pick, (0, 0)) for pick in pick_ids.tolist()], dtype=np.int64)
-    n_answered, n_seen = seen.reshape(-1, 2).T
-    return EarlierPairs(pick_ids, a_ids, b_ids, n_votes, lead, n_asked, n_answered, n_seen)
+    n_answered, n_recent = seen.reshape(-1, 2).T
+    return EarlierPairs(pick_ids, a_ids, b_ids, n_votes, lead, n_asked, n_answered, n_recent)
 
 
 def _votes_on(votes: CountedVotes, a_ids: Ids, b_ids: Ids) -> tuple[Positions, Positions]:
@@ -245,5 +256,5 @@ def further_progress(db: Database) -> dict[str, int]:
 
 
 def _n_voters(db: Database) -> int:
-    query = "SELECT count(DISTINCT annotator_id) FROM current_votes WHERE status = 'vote'"
+    query = f"SELECT count(DISTINCT annotator_id) FROM ({_RECENT})"  # noqa: S608
     return int(db.execute(query).fetchone()[0])

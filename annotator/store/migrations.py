@@ -19,6 +19,7 @@ consensus_builds, consensus, annotator_skills.
 from __future__ import annotations
 
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -416,6 +417,8 @@ CREATE TABLE judgements (
 def m004_several_people(db: Database) -> None:
     """Further votes on a pair, pairs whose answer is known, and what is believed of all of them."""
     _run(db, _M004)
+    # Names annotators where their ids shall not be told. It stands in no project's description.
+    db.execute("INSERT INTO meta VALUES ('annotator_key', ?)", [token_hex(32)])
 
 
 _M004 = """
@@ -445,7 +448,7 @@ CREATE TABLE extra_votes (
   pick_id INTEGER NOT NULL REFERENCES picks(id),
   n_votes INTEGER NOT NULL,          -- that it had
   overlap INTEGER NOT NULL,          -- that it shall have
-  gain REAL,                         -- of one more vote, as it was expected; NULL: nobody asked
+  gain REAL,                         -- of each further vote, as expected; NULL: nobody asked
   reason TEXT NOT NULL,              -- which policy or command asked for it
   UNIQUE (pick_id, overlap)
 );
@@ -473,7 +476,7 @@ CREATE TABLE consensus (
   n_votes INTEGER NOT NULL,
   preferred REAL NOT NULL,           -- P(most who take a side prefer a)
   tie REAL NOT NULL,                 -- P(one more careful vote is a tie)
-  gain REAL NOT NULL,                -- what one more vote is expected to take off its error
+  gain REAL NOT NULL,                -- what a further vote is expected to take off its error
   verdict TEXT NOT NULL CHECK (verdict IN ('a', 'b', 'tie', 'disputed')),
   PRIMARY KEY (build_id, a_id, b_id)
 ) WITHOUT ROWID;
