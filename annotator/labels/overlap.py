@@ -8,6 +8,10 @@ least of its range everywhere, and nobody above the most.
 - expected-gain: further, one at a time, while one more vote is expected to make the pair's
   consensus more often right than the first vote on a new pair would.
 
+What a consensus is right about is its aim. Usually that is which response is better: what careful
+people in general say. With the aim `panel` it is what the most people of the range would say of
+this pair, were all of them asked (annotator.labels.panel): the label that a fixed number gives.
+
 "One at a time" means that a pair with a vote still to come is left alone: what that vote says
 decides whether another is wanted.
 """
@@ -25,6 +29,8 @@ from strategies.within_prompt import Bools, Floats, Positions
 FIXED, UNTIL_AGREE, EXPECTED_GAIN = "fixed", "until-agree", "expected-gain"
 POLICIES = (FIXED, UNTIL_AGREE, EXPECTED_GAIN)
 DEFAULT_POLICY = EXPECTED_GAIN
+BETTER, PANEL = "better", "panel"
+AIMS = (BETTER, PANEL)
 LEAD = 2  # votes, by which one side has to be ahead before until-agree is content
 LARGEST = 100  # people about one pair
 
@@ -71,13 +77,15 @@ class OverlapRange:
 
 @dataclass(frozen=True)
 class Overlap:
-    """A policy and its range. Raises OverlapError for another policy, or a fixed one with a choice.
+    """A policy, its range, and the aim of expected-gain.
 
-    `str` gives "until-agree:2-5", which `parse` reads.
+    `str` gives "until-agree:2-5" or "expected-gain:1-5@panel", which `parse` reads. Raises
+    OverlapError for another policy or aim, a fixed one with a choice, or an aim without use.
     """
 
     policy: str
     range: OverlapRange
+    aim: str = BETTER
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -91,10 +99,16 @@ class Overlap:
                 expected="one number, as fixed asks the same number of every pair",
                 todo=f"fixed:{self.range.most}, or {UNTIL_AGREE}:{self.range}",
             )
+        if self.aim not in AIMS or (self.aim == PANEL and self.policy != EXPECTED_GAIN):
+            raise OverlapError(
+                f"the aim {self.aim!r} of {self.policy}",
+                expected=f"{' or '.join(AIMS)}, and {PANEL} for {EXPECTED_GAIN} only",
+                todo=f"such as {EXPECTED_GAIN}:{self.range}@{PANEL}",
+            )
 
     @classmethod
     def parse(cls, text: str) -> Overlap:
-        """The policy and range that "until-agree:2-5" names. Raises OverlapError."""
+        """The policy and range, perhaps with an aim, that the text names. Raises OverlapError."""
         policy, colon, numbers = text.strip().partition(":")
         if not colon:
             raise OverlapError(
@@ -102,10 +116,12 @@ class Overlap:
                 expected="POLICY:RANGE",
                 todo=f"such as fixed:3, {UNTIL_AGREE}:2-5 or {EXPECTED_GAIN}:1-5",
             )
-        return cls(policy, OverlapRange.parse(numbers))
+        numbers, at, aim = numbers.partition("@")
+        return cls(policy, OverlapRange.parse(numbers), aim.strip() if at else BETTER)
 
     def __str__(self) -> str:
-        return f"{self.policy}:{self.range}"
+        said = f"{self.policy}:{self.range}"
+        return said if self.aim == BETTER else f"{said}@{self.aim}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ from strategies.within_prompt import Floats, Positions
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
-BLOCK_PAIRS = 4096
+BLOCK_PAIRS = 1024
+SMALLEST = 1e-300
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ def panel_verdict(
     for rows, n_left in _alike(np.maximum(size - n_votes, 0)):
         d = mean[rows, None] + np.sqrt(variance[rows])[:, None] * NODES
         sides = _sides(model.grades(d))
-        found.preferred[rows] = _says_a(WEIGHTS * _wins(sides, lead[rows], n_left)[0])
+        found.preferred[rows] = _for_a(sides, lead[rows], n_left) @ WEIGHTS
         if n_left:
             found.gain[rows] = _told_by_next(sides, lead[rows], n_left, found.preferred[rows])
     return found
@@ -74,3 +75,33 @@ def _sides(grades: Floats) -> Floats:
     middle = grades.shape[-1] // 2
     parts = (grades[..., :middle].sum(-1), grades[..., middle], grades[..., middle + 1 :].sum(-1))
     return np.stack(parts, axis=-1)
+
+
+def _for_a(sides: Floats, lead: Positions, n_left: int) -> Floats:
+    """P(the panel says a, given d) when n_left votes of these sides are to come, (m, n_nodes)."""
+    total = np.ones((*sides.shape[:2], 1))  # of the distribution of their sum, from the lowest
+    for _ in range(n_left):
+        longer = np.zeros((*sides.shape[:2], total.shape[2] + 2))
+        for side in range(3):
+            longer[:, :, side : side + total.shape[2]] += total * sides[:, :, side, None]
+        total = longer
+    verdict = np.sign(lead[:, None] + np.arange(-n_left, n_left + 1))
+    found: Floats = np.einsum("mqs,ms->mq", total, 0.5 + 0.5 * verdict)
+    return found
+
+
+def _told_by_next(sides: Floats, lead: Positions, n_left: int, preferred: Floats) -> Floats:
+    """The mutual information of the next vote and the panel's verdict, (m,)."""
+    after = np.zeros(len(lead))
+    for side, step in enumerate((-1, 0, 1)):
+        vote = sides[:, :, side] @ WEIGHTS
+        both = (sides[:, :, side] * _for_a(sides, lead + step, n_left - 1)) @ WEIGHTS
+        after += vote * _entropy(both / np.maximum(vote, SMALLEST))
+    return np.maximum(_entropy(preferred) - after, 0.0)
+
+
+def _entropy(p: Floats) -> Floats:
+    """Of an event with probability p, nats."""
+    p = np.clip(p, 0.0, 1.0)
+    found: Floats = -xlogy(p, p) - xlogy(1.0 - p, 1.0 - p)
+    return found

@@ -64,16 +64,26 @@ def _draw(axes: Axes, document: Document, measure: str) -> None:
             _draw_line(
                 axes, _joined(list(fixed.values()), measure, reading), f"fixed, {reading}", i
             )
-    styles = ((name, reading) for name in others for reading in (MODEL, MAJORITY))
-    for i, (name, reading) in enumerate(styles, start=2):
+    for i, (name, reading) in enumerate(_read(others, measure), start=2):
         of = others[name]
-        if len(of["votes"]["mean"]) > 1 and reading == MAJORITY:
-            continue  # it asks where the model is in doubt: the votes alone are no consensus
         curve = {"votes": of["votes"]["mean"], **of[measure][reading]}
         _draw_line(axes, curve, f"{name}, {reading}", i)
     axes.set_xlabel("votes a pair")
     axes.set_ylabel(AXES[measure])
     axes.legend(frameon=False)
+
+
+def _read(others: Document, measure: str) -> list[tuple[str, str]]:
+    """Of every policy the readings to draw: of points all, of a curve the one that it aims at.
+
+    A curve asks where the model is in doubt, so that its votes alone are no consensus.
+    """
+    found = []
+    for name, of in others.items():
+        readings = list(of[measure])
+        is_curve = len(of["votes"]["mean"]) > 1
+        found += [(name, one) for one in (readings[-1:] if is_curve else readings)]
+    return found
 
 
 def _joined(fixed: Sequence[Document], measure: str, reading: str) -> Document:

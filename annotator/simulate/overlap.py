@@ -6,7 +6,9 @@ votes of a pair begin with the two that another policy saw. Policies differ in t
 again and in nothing else.
 
 The same votes are turned into a consensus in two ways: `majority` goes by the votes for either
-side, as people do today; `model` is the joint fit of annotators, pairs and preference model.
+side, as people do today; `model` is the joint fit of annotators, pairs and preference model. A
+policy that aims at the panel is read in a third way as well: `panel` is what its most people would
+say, the votes that were cast counting as they are.
 
 The truth is the set's own gold labels. Where there are none it is the majority of votes that the
 seed sets aside before anything is asked: they are fewer than those that can be drawn, so this truth
@@ -23,7 +25,9 @@ from typing import Protocol
 import numpy as np
 
 from annotator.labels.crowd_votes import CrowdVotes
-from annotator.labels.overlap import EXPECTED_GAIN, Overlap, Standing, by_gain, one_more
+from annotator.labels.overlap import EXPECTED_GAIN, PANEL, Overlap, Standing, by_gain, one_more
+from annotator.labels.panel import Verdict, panel_verdict
+from annotator.preference.vote_model import VoteModel
 from annotator.simulate import SimulationError
 from annotator.simulate.metrics import sums
 from annotator.simulate.world import NO_TRUTH, World
@@ -32,10 +36,11 @@ from strategies.within_prompt import Bools, Floats, Positions
 GOLD, SET_ASIDE = "gold", "votes"
 TRUTHS = (GOLD, SET_ASIDE)
 MAJORITY, MODEL = "majority", "model"
-READINGS = (MAJORITY, MODEL)
+READINGS = (MAJORITY, MODEL, PANEL)
 ASIDE_OF = 3  # votes, of which at least one is set aside
 AHEAD = 3  # votes that expected-gain looks ahead: one alone often cannot turn a pair, three can
 SMALLEST = 1e-12
+EVEN = 1e-9  # a consensus that near one half takes no side
 
 
 class Consensus(Protocol):
@@ -44,6 +49,18 @@ class Consensus(Protocol):
     @property
     def preferred(self) -> Floats:
         """P(a is preferred) of each pair, (n_pairs,)."""
+
+    @property
+    def mean(self) -> Floats:
+        """The expected difference of each pair, (n_pairs,)."""
+
+    @property
+    def variance(self) -> Floats:
+        """Its variance, (n_pairs,)."""
+
+    @property
+    def model(self) -> VoteModel:
+        """How a typical annotator votes."""
 
     def gain(self, pairs: Positions | None = None, ahead: int = 1) -> Floats:
         """By how much a vote lowers the probability that the consensus is wrong, (n_pairs,)."""
@@ -91,10 +108,10 @@ class OverlapPlan:
 class OverlapRun:
     """What one replay measured, as sums over each prompt at every point where it was measured.
 
-    `votes` (n_points, n_prompts) spent on `pairs` (n_prompts,); `right` (n_points, 2, n_prompts) by
-    reading, how many of `counted` (n_prompts,), pairs whose truth takes a side, have a consensus on
-    it, an even one counting half; `log_loss` the same shape, sums over these pairs; `seconds`
-    (n_points,) since the start.
+    `votes` (n_points, n_prompts) spent on `pairs` (n_prompts,); `right` (n_points, n_readings,
+    n_prompts), by those of READINGS that the policy has, how many of `counted` (n_prompts,), pairs
+    whose truth takes a side, have a consensus on it, an even one counting half; `log_loss` the same
+    shape, sums over these pairs; `seconds` (n_points,) since the start.
     """
 
     votes: Floats
@@ -119,8 +136,8 @@ def replay_overlap(
     panel = panel_of(world, plan, seed)
     consult, started = make_consult(world), time.monotonic()
     points = []
-    for n_votes, consensus in _asked(panel, overlap, plan.growth, consult):
-        point = panel.measured(n_votes, consensus)
+    for n_votes, readings in _asked(panel, overlap, plan.growth, consult):
+        point = panel.measured(n_votes, readings)
         points.append(point | {"seconds": np.array(time.monotonic() - started)})
     return OverlapRun(
         pairs=panel.by_prompt(np.ones(panel.n_pairs)),
@@ -129,20 +146,30 @@ def replay_overlap(
     )
 
 
+def readings_of(overlap: Overlap) -> tuple[str, ...]:
+    """How a policy's votes are read; the last is what the policy aims at."""
+    return READINGS if overlap.aim == PANEL else (MAJORITY, MODEL)
+
+
 def _asked(
     panel: Panel, overlap: Overlap, growth: float, consult: Consult
-) -> Iterator[tuple[Positions, Consensus]]:
-    """Votes taken of each pair and what is believed then, wherever that is measured."""
+) -> Iterator[tuple[Positions, list[Floats]]]:
+    """Votes taken of each pair, and P(a) by every reading of them, wherever that is measured."""
     n_votes = _least(panel, overlap)
     if overlap.policy != EXPECTED_GAIN:
         while (more := _may(panel, overlap, n_votes)).any():
             n_votes = n_votes + more
-        yield n_votes, panel.consensus(n_votes, consult)
+        yield n_votes, [panel.majority(n_votes), panel.consensus(n_votes, consult).preferred]
         return
     while True:
         consensus = panel.consensus(n_votes, consult)
-        yield n_votes, consensus
-        gain = consensus.gain(ahead=AHEAD)
+        readings = [panel.majority(n_votes), consensus.preferred]
+        if overlap.aim == PANEL:
+            verdict = _verdict(panel, overlap, n_votes, consensus)
+            readings, gain = [*readings, verdict.preferred], verdict.gain
+        else:
+            gain = consensus.gain(ahead=AHEAD)
+        yield n_votes, readings
         # Everything is asked in the end, whatever it gains: the curve goes up to the most.
         more = _may(panel, overlap, n_votes, np.maximum(gain, SMALLEST))
         if not more.any():
@@ -150,6 +177,17 @@ def _asked(
         batch = by_gain(more, gain, max(1, round(growth * int(n_votes.sum()))))
         n_votes = n_votes.copy()
         n_votes[batch] += 1
+
+
+def _verdict(panel: Panel, overlap: Overlap, n_votes: Positions, consensus: Consensus) -> Verdict:
+    return panel_verdict(
+        consensus.mean,
+        consensus.variance,
+        consensus.model,
+        panel.lead(n_votes),
+        n_votes,
+        overlap.range.most,
+    )
 
 
 def _least(panel: Panel, overlap: Overlap) -> Positions:
@@ -232,9 +270,8 @@ class Panel:
         share: Floats = (for_a + 1.0) / (for_a + for_b + 2.0)
         return share
 
-    def measured(self, n_votes: Positions, consensus: Consensus) -> dict[str, Floats]:
-        """The sums of an OverlapRun at one point."""
-        readings = [self.majority(n_votes), consensus.preferred]
+    def measured(self, n_votes: Positions, readings: list[Floats]) -> dict[str, Floats]:
+        """The sums of an OverlapRun at one point; `readings`: P(a) of each pair, by each."""
         return {
             "votes": self.by_prompt(n_votes),
             "right": np.stack([self._right(preferred) for preferred in readings]),
@@ -242,7 +279,8 @@ class Panel:
         }
 
     def _right(self, preferred: Floats) -> Floats:
-        agrees = np.sign(preferred - 0.5) * self.truth
+        lean = preferred - 0.5
+        agrees = np.where(np.abs(lean) < EVEN, 0.0, np.sign(lean)) * self.truth
         return self.by_prompt(np.where(self.sided, 0.5 + 0.5 * agrees, 0.0))
 
     def _log_loss(self, preferred: Floats) -> Floats:

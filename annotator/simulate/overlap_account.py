@@ -9,7 +9,7 @@ import numpy as np
 
 from annotator.labels.overlap import Overlap
 from annotator.simulate.account import DIGITS, PROMPTS_NEEDED, SEEDS_NEEDED
-from annotator.simulate.overlap import MAJORITY, MODEL, READINGS, OverlapRun
+from annotator.simulate.overlap import MAJORITY, MODEL, OverlapRun, readings_of
 from annotator.simulate.overlap_simulation import OverlapSimulation, references
 from annotator.simulate.savings import (
     REPLICATES,
@@ -49,13 +49,16 @@ def overlap_account(
     Per policy the votes a pair, accuracy and log loss of both readings, with 95 % intervals, at
     every point. For every policy that is not fixed, against every fixed one: the votes that it
     needs for the same accuracy as a share of theirs, and the difference in accuracy at the share
-    that GOALS names, or at what it spends. Its reading is the model's; that of the fixed policy
-    either. Where GOALS has nothing of a fixed policy the difference is at equal votes.
+    that GOALS names, or at what it spends. It is read by its aim, the fixed policy by majority and
+    by the model. Where GOALS has nothing of a fixed policy the difference is at equal votes.
     """
     first = next(iter(done.runs.values()))
     counted = np.stack([run.counted for run in first])
     drawn = weights(counted, np.random.default_rng(seed), replicates)
-    measured = {name: _measured(runs, drawn) for name, runs in done.runs.items()}
+    measured = {
+        str(overlap): _measured(done.runs[str(overlap)], readings_of(overlap), drawn)
+        for overlap in done.request.overlaps
+    }
     why_not = _too_few(done, counted)
     return {
         "kind": "overlap",
@@ -76,7 +79,7 @@ def overlap_account(
     }
 
 
-def _measured(runs: list[OverlapRun], drawn: Weights) -> _Measured:
+def _measured(runs: list[OverlapRun], readings: tuple[str, ...], drawn: Weights) -> _Measured:
     n_points = min(len(run.votes) for run in runs)  # seeds may differ by the last, smallest batch
     points = np.arange(n_points)
     pairs = np.stack([run.pairs for run in runs])[:, None]
@@ -89,8 +92,8 @@ def _measured(runs: list[OverlapRun], drawn: Weights) -> _Measured:
 
     return _Measured(
         ratio("votes", pairs),
-        {name: ratio("right", counted, i) for i, name in enumerate(READINGS)},
-        {name: ratio("log_loss", counted, i) for i, name in enumerate(READINGS)},
+        {name: ratio("right", counted, i) for i, name in enumerate(readings)},
+        {name: ratio("log_loss", counted, i) for i, name in enumerate(readings)},
     )
 
 
@@ -114,8 +117,8 @@ def _values(runs: list[OverlapRun], of: _Measured) -> Document:
     seconds = float(np.mean([run.seconds[-1] for run in runs]))
     return {
         "votes": _interval(of.votes),
-        "accuracy": {name: _interval(of.accuracy[name]) for name in READINGS},
-        "log_loss": {name: _interval(of.log_loss[name]) for name in READINGS},
+        "accuracy": {name: _interval(of.accuracy[name]) for name in of.accuracy},
+        "log_loss": {name: _interval(of.log_loss[name]) for name in (MAJORITY, MODEL)},
         "seconds": round(seconds, 2),
     }
 
@@ -140,18 +143,20 @@ def _comparison(
     measured: dict[str, _Measured],
     conclusive: bool,
 ) -> Document:
-    """The policy, read by the model, against a fixed number of votes in that reading."""
+    """The policy, read by its aim, against a fixed number of votes in that reading."""
     mine, theirs = measured[str(overlap)], measured[str(reference)]
     target, cost = theirs.accuracy[reading][:, 0], theirs.votes[:, 0]
-    accuracy = Curve(np.arange(mine.votes.shape[1]), mine.accuracy[MODEL]).monotone().values
+    own = mine.accuracy[readings_of(overlap)[-1]]
+    accuracy = Curve(np.arange(mine.votes.shape[1]), own).monotone().values
     needed = votes_for(mine.votes, accuracy, target) / cost
     share, margin = GOALS.get(reference.range.least, (1.0, None))
     at = np.clip(share * cost, mine.votes[:, 0], mine.votes[:, -1])
-    difference = accuracy_at(mine.votes, mine.accuracy[MODEL], at) - target
+    difference = accuracy_at(mine.votes, own, at) - target
     low, high = _ends(difference)
     within = bool(at[0] <= share * cost[0] + ROUNDING)  # or the policy spends more from the start
     return {
         "policy": str(overlap),
+        "read_by": readings_of(overlap)[-1],
         "reference": str(reference),
         "reading": reading,
         "target": _rounded(target[0]),

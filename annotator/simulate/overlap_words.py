@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from annotator.labels.overlap import PANEL
 from annotator.simulate.overlap import GOLD, MAJORITY, MODEL
 from annotator.simulate.overlap_account import MISSED, OPEN, REACHED
 from annotator.simulate.words import aligned, percent
@@ -13,11 +14,11 @@ Document = dict[str, Any]
 CURVE_ROWS = 9  # of a curve's points in the table
 TRUTHS = {GOLD: "gold labels", "votes": "majority of votes set aside"}
 QUALITY_HEAD = (
-    "policy", "votes a pair", "accuracy, majority", "accuracy, model", "log loss, majority",
-    "log loss, model",
+    "policy", "votes a pair", "accuracy, majority", "accuracy, model", "accuracy, panel",
+    "log loss, majority", "log loss, model",
 )  # fmt: skip
 AGAINST_HEAD = (
-    "model, against", "its accuracy", "votes for it", "95 %", "at", "difference", "goal", "verdict",
+    "against", "its accuracy", "votes for it", "95 %", "at", "difference", "goal", "verdict",
 )  # fmt: skip
 
 
@@ -44,7 +45,10 @@ def overlap_lines(document: Document) -> list[str]:
 
 
 def quality_rows(document: Document) -> list[list[str]]:
-    """Votes, accuracy and log loss of every policy; of a curve some points."""
+    """Votes, accuracy and log loss of every policy; of a curve some points.
+
+    What a panel would say is no probability of the truth, so it has no log loss.
+    """
     rows = [list(QUALITY_HEAD)]
     for name, of in document["policies"].items():
         for i in _shown(len(of["votes"]["mean"])):
@@ -53,8 +57,8 @@ def quality_rows(document: Document) -> list[list[str]]:
                     name,
                     f"{of['votes']['mean'][i]:.2f}",
                     *(
-                        _with_half_width(of["accuracy"][reading], i)
-                        for reading in (MAJORITY, MODEL)
+                        _with_half_width(of["accuracy"].get(reading), i)
+                        for reading in (MAJORITY, MODEL, PANEL)
                     ),
                     *(f"{of['log_loss'][reading]['mean'][i]:.3f}" for reading in (MAJORITY, MODEL)),
                 ]
@@ -120,8 +124,8 @@ def _main(document: Document) -> list[Document]:
 
 def _sentence(one: Document, document: Document) -> str:
     share, gap = one["votes_share"], one["difference"]
-    who = f"On {document['dataset']} `{one['policy']}`, read by the model,"
-    reference = f"`{one['reference']}` read by {_article(one['reading'])}"
+    who = f"On {document['dataset']} `{one['policy']}`, read by the {one['read_by']},"
+    reference = f"`{one['reference']}` read by {_reading(one)}"
     if share["mean"] is None:
         needs = f"does not reach the accuracy of {reference}, {one['target']:.3f}"
     else:
@@ -149,8 +153,10 @@ def _verdict(one: Document) -> str:
     return f": {goal} {said[one['verdict']]}"
 
 
-def _article(reading: str) -> str:
-    return "majority" if reading == MAJORITY else "the same model"
+def _reading(one: Document) -> str:
+    if one["reading"] == MAJORITY:
+        return "majority"
+    return "the same model" if one["read_by"] == MODEL else "the model"
 
 
 def _plain_sentence(document: Document) -> str:
@@ -169,7 +175,9 @@ def _shown(n_points: int) -> list[int]:
     return [round(i * (n_points - 1) / (CURVE_ROWS - 1)) for i in range(CURVE_ROWS)]
 
 
-def _with_half_width(values: Document, i: int) -> str:
+def _with_half_width(values: Document | None, i: int) -> str:
+    if values is None:
+        return ""
     half = (values["high"][i] - values["low"][i]) / 2
     return f"{values['mean'][i]:.3f} ±{half:.3f}"
 
