@@ -328,17 +328,19 @@ def test_suspects_of_a_project_are_sent_but_for_control_and_outvoted_ones(
         sent.append(suspects.pick_ids)
         return suspects.pick_ids
 
-    monkeypatch.setattr(sys.modules["annotator.cli.diagnose"], "_send", send)
+    command = sys.modules["annotator.cli.diagnose"]
+    monkeypatch.setattr(command, "_send", send)
+    monkeypatch.setattr(command, "_sendable", lambda _, suspects: suspects.pick_ids)
     listed = document("--send", "--dry-run", "--top", 9)
     wrong = {row["label_id"] for row in listed["likely wrong"]}
     assert wrong == {project.picks[place] for place in fates.values()}
     assert listed["send"] == {
         "pairs": 1, "pick_ids": [project.picks[fates["lone"]]], "outvoted": 1, "control": 1,
-        "not_in_project": 0, "waiting": 0, "dry_run": True,
+        "not_in_project": 0, "waiting": 0, "dry_run": True, "pushed": False,
     }  # fmt: skip
     assert sent == []
     assert {row["annotator"] for row in listed["likely wrong"]} <= set(PEOPLE.values())
-    done = run("--send")
+    done = run("--send", "--no-push")
     assert done.exit_code == 0, done.output
     assert sent == [[project.picks[fates["lone"]]]]
     assert "1 pair put before another annotator" in done.stdout
@@ -347,11 +349,11 @@ def test_suspects_of_a_project_are_sent_but_for_control_and_outvoted_ones(
 
 def test_pairs_whose_tasks_are_on_no_server_are_not_sent(project: VotedProject) -> None:
     voted(project)
-    report = document("--send")
+    report = document("--send", "--no-push")
     assert (report["send"]["pairs"], report["send"]["waiting"]) == (0, 1)
     assert (
-        "not 1 on which a vote is still to come, or whose task is on no server"
-        in run("--send").stdout
+        "not 1 on which a vote is still to come, that everybody who votes has seen, or whose "
+        "task is on no server" in run("--send", "--no-push").stdout
     )
 
 
@@ -363,13 +365,13 @@ def test_a_suspect_gets_one_more_place_on_the_server(project: VotedProject) -> N
             """UPDATE tasks SET studio_id = pick_id, project_id = 1, state = 'swept',
             overlap = 1, overlap_told = 1"""
         )
-    report = document("--send")
+    report = document("--send", "--no-push")
     pick = project.picks[fates["lone"]]
     assert report["send"]["pick_ids"] == [pick]
     rows = db.execute("SELECT pick_id, n_votes, overlap, reason FROM extra_votes").fetchall()
     db.close()
     assert rows == [(pick, 1, 2, "diagnose")]
-    assert document("--send")["send"]["pairs"] == 0  # that vote is still to come
+    assert document("--send", "--no-push")["send"]["pairs"] == 0  # that vote is still to come
 
 
 def test_a_file_is_diagnosed_for_a_project_that_has_its_pairs(project: VotedProject) -> None:
@@ -394,7 +396,7 @@ def test_a_file_is_diagnosed_for_a_project_that_has_its_pairs(project: VotedProj
     assert wrong == {"question 4", "question 40"}  # the project has prompts 0 to 29
     send = report["send"]
     assert send["not_in_project"] == 1
-    assert send["pairs"] + send["control"] == 1
+    assert send["pairs"] + send["control"] + send["waiting"] == 1  # its tasks are on no server
 
 
 def test_votes_of_the_project_are_turned_into_the_pairs_frame(project: VotedProject) -> None:

@@ -12,7 +12,7 @@ from annotator.labels.style import FEWEST_CLUSTERS_FITTED, FEWEST_VOTES, LEFT
 Rows = list[list[str]]
 
 PEOPLE = (
-    "annotator", "votes", "skips", "seconds", "agrees", "alpha", "skill", "left", "gold", "repeats",
+    "annotator", "votes", "skips", "seconds", "agrees", "skill", "left", "gold", "repeats",
     "alarms",
 )  # fmt: skip
 OPTIONAL = ("skill", "gold", "repeats")  # columns that are there only if anybody has any
@@ -62,7 +62,6 @@ def _people(document: Document) -> Rows:
             "skips": f"{person['skips']:,}",
             "seconds": _number(person["seconds"]["value"], ".0f"),
             "agrees": _cell(person["agreement"]["share"]),
-            "alpha": _alpha_cell(person["agreement"]["nominal_alpha"]),
             "skill": _skill_cell(document, person),
             "left": _cell(person["left"]),
             "gold": _cell(person["gold"]),
@@ -75,11 +74,11 @@ def _people(document: Document) -> Rows:
 
 HEADS = {
     "seconds": "median s",
-    "agrees": "agrees with others %",
+    "agrees": "agrees %",
     "skill": "skill %",
-    "left": "presses left %",
-    "gold": "gold right %",
-    "repeats": "same again %",
+    "left": "left %",
+    "gold": "gold %",
+    "repeats": "again %",
 }
 
 

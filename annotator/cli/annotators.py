@@ -45,11 +45,12 @@ def annotators(
     All shares and alphas come with 95 % intervals, and an alarm is raised only where an interval's
     end crosses the line, never its value. Nobody with fewer than 20 votes is judged.
 
-    agrees: how often one of their votes takes the side that another's takes on the same pair.
-    alpha: the same against chance, 0 for chance, 1 for always. skill: the share of votes that
-    follow the pair, from the newest consensus. presses left: of their sided votes; sides are drawn
-    by lot, so it should be half, and an exact test says when it is not. gold right: a tie where a
-    side is right is wrong. same again: the same side when shown the pair a second time.
+    agrees: how often one of their votes takes the side that another's takes on the same pair (with
+    --json also alpha: the same against chance, 0 for chance, 1 for always). skill: the share of
+    votes that follow the pair, from the newest consensus. left: of their votes that take a side;
+    sides are drawn by lot, so it should be half, and an exact test says when it is not. gold: right
+    answers, a tie where a side is right being wrong. again: the same side when shown the pair a
+    second time.
 
     Agreement is measured on control pairs once 30 of them have two votes, and on first votes only:
     those that were asked for because people differed would bias it.
@@ -67,9 +68,20 @@ def annotators(
         echo_json(document)
         return
     for line in lines(document):
-        click.echo(line)
+        click.echo(_wrapped(line))
     if plot is not None:
         click.echo(f"\nplot  {plot}")
+
+
+def _wrapped(line: str) -> str:
+    """A long sentence in lines that fit a terminal, where there is one; tables as they are."""
+    import shutil
+    import sys
+    import textwrap
+
+    if not sys.stdout.isatty() or "  " in line:
+        return line
+    return "\n".join(textwrap.wrap(line, shutil.get_terminal_size().columns)) or line
 
 
 def _draw(document: dict[str, Any], path: Path) -> None:

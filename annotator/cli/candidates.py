@@ -125,8 +125,8 @@ def import_(
 def take_in_gold(project: Project, file: Path | None) -> ImportReport | None:
     """Imports gold from `file`, else from the configured gold_file; None without either.
 
-    Says on standard error what was new. Rows that were refused stop nothing: `complain` of them
-    when the work is done.
+    Says on standard error what was new, and what was refused. Rows that were refused stop nothing,
+    `complain` of them when the work is done; unless all were. Raises Incomplete then.
     """
     from annotator.candidates.ingest import import_files
 
@@ -137,6 +137,10 @@ def take_in_gold(project: Project, file: Path | None) -> ImportReport | None:
     report = import_files(project.db, [path], gold=True)
     if report.total.anything_added:
         click.echo(f"took in {report.total.labels_added:,} gold answers from {path}", err=True)
+    if report.total.rejected and not report.total.accepted:
+        complain(report)
+    if report.total.rejected:
+        click.echo(f"{report.total.rejected:,} rows of {path} were refused; see below", err=True)
     return report
 
 

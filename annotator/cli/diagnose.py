@@ -60,6 +60,7 @@ class Asked:
     out: Path | None
     send: bool
     dry_run: bool
+    no_push: bool
     format: str | None
     cache: Path | None
     project_dir: Path | None
@@ -100,8 +101,15 @@ class Asked:
     metavar="FILE.jsonl",
     help="Write every label with its rank, class, reason and numbers.",
 )
-@click.option("--send", is_flag=True, help="Put the likely wrong ones before another annotator.")
+@click.option(
+    "--send",
+    is_flag=True,
+    help="Put all likely wrong ones, not only those listed, before another annotator.",
+)
 @click.option("--dry-run", is_flag=True, help="With --send: list what would be sent.")
+@click.option(
+    "--no-push", is_flag=True, help="With --send: record the round; a later next-batch sends it."
+)
 @click.option("--format", "format_", type=click.Choice(list(FORMATS)), help="As of `import`.")
 @click.option(
     "--cache",
@@ -135,6 +143,8 @@ def diagnose(files: tuple[Path, ...], format_: str | None, **options: Any) -> No
     asked = Asked(files=files, format=format_, **options)
     if asked.dry_run and not asked.send:
         raise click.UsageError("--dry-run goes with --send: it lists what would be sent")
+    if asked.no_push and not asked.send:
+        raise click.UsageError("--no-push goes with --send: it records and does not send")
     if asked.files:
         _diagnose_files(asked)
         return
@@ -194,7 +204,9 @@ def _report(
     if asked.plot is not None:
         report["plot"] = {"file": str(asked.plot), "labels": _draw(db, found, report, asked.plot)}
     if asked.send and project is not None:
-        report["send"] = _send_or_list(project, db, found, dry_run=asked.dry_run)
+        report["send"] = _send_or_list(
+            project, db, found, dry_run=asked.dry_run, no_push=asked.no_push
+        )
     _echo(asked, db, report)
 
 
@@ -300,12 +312,15 @@ def _shown_labels(db: Database, places: list[int], rows: list[dict[str, Any]]) -
 
 
 def _send_or_list(
-    project: Project, db: Database, found: Diagnosis, *, dry_run: bool
+    project: Project, db: Database, found: Diagnosis, *, dry_run: bool, no_push: bool
 ) -> dict[str, Any]:
+    from annotator.cli.rounds import send_waiting
     from annotator.diagnose.suspects import suspects_of
 
     suspects = suspects_of(project.db, db, found)
-    pick_ids = suspects.pick_ids if dry_run else _send(project, suspects)
+    pick_ids = (_sendable if dry_run else _send)(project, suspects)
+    if pick_ids and not dry_run and not no_push:
+        send_waiting(project)
     return {
         "pairs": len(pick_ids),
         "pick_ids": pick_ids,
@@ -314,7 +329,15 @@ def _send_or_list(
         "control": suspects.n_control,
         "not_in_project": suspects.n_unknown,
         "dry_run": dry_run,
+        "pushed": bool(pick_ids) and not dry_run and not no_push,
     }
+
+
+def _sendable(project: Project, suspects: Suspects) -> list[int]:
+    """The picks that _send would ask one more vote on."""
+    from annotator.rounds.further import asked_again
+
+    return [extra.pick_id for extra in asked_again(project.db, suspects.pick_ids, "diagnose")]
 
 
 def _send(project: Project, suspects: Suspects) -> list[int]:
@@ -331,12 +354,12 @@ def _said_of_sending(send: dict[str, Any]) -> Iterator[str]:
     yield f"send: {n:,} pair{'' if n == 1 else 's'} {what} before another annotator"
     if n and send["dry_run"]:
         yield f"      picks {', '.join(map(str, send['pick_ids']))}"
-    elif n:
-        yield "      the server is told by the next push (annotator next-batch --resume)"
+    elif n and not send["pushed"]:
+        yield "      recorded; `annotator next-batch --resume` tells the server"
     if send["waiting"]:
         yield (
-            f"      not {send['waiting']:,} on which a vote is still to come, or whose task is on "
-            "no server"
+            f"      not {send['waiting']:,} on which a vote is still to come, that everybody who "
+            "votes has seen, or whose task is on no server"
         )
     if send["outvoted"]:
         yield f"      not {send['outvoted']:,} on which others outvote the suspect label already"

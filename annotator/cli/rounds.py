@@ -224,6 +224,12 @@ def _send(project: Project, request: BatchRequest, resume: bool, as_json: bool) 
         _push_and_report(project, batch, studio, as_json)
 
 
+def send_waiting(project: Project) -> PushReport:
+    """Sends what is recorded and not sent yet. Raises StudioError, and says how to go on."""
+    with _connected(project) as studio:
+        return _push(project, studio)
+
+
 def _connected(project: Project) -> Studio:
     from annotator.studio.connect import connect
 
@@ -334,9 +340,23 @@ def _size_in_words(head: Round) -> str:
     return f"{n_picks:,} ({', '.join(arms)}) of {head.pool['n_eligible']:,} eligible"
 
 
+def _warn_of_waiting(project: Project) -> None:
+    from annotator.studio.outbox import unsent_picks, untold_raises
+
+    n_tasks = sum(len(picks) for picks in unsent_picks(project.db).values())
+    n_votes = untold_raises(project.db)
+    if n_tasks or n_votes:
+        click.echo(
+            f"{n_tasks:,} tasks and {n_votes:,} further votes of earlier rounds wait to be sent: "
+            "without --dry-run they are, and nothing is chosen",
+            err=True,
+        )
+
+
 def _report_dry_run(project: Project, batch: Batch, as_json: bool) -> None:
     from annotator.labels.votes import median_seconds
 
+    _warn_of_waiting(project)
     seconds = median_seconds(project.db)
     cost = None if seconds is None else round(seconds * batch.n_votes)
     if as_json:
