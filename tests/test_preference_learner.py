@@ -351,3 +351,23 @@ def test_votes_show_how_far_to_believe_a_judge(right: bool) -> None:
         assert right_of["judged"] > right_of["alone"] + 0.15
     else:
         assert right_of["judged"] == pytest.approx(right_of["alone"], abs=0.05)
+
+
+@pytest.mark.parametrize("pair_variance", [0.05, 2.5])
+def test_several_votes_a_pair_tell_its_own_term_from_noise(pair_variance: float) -> None:
+    """With one vote each the pairs' own variance stays what it was; with three it is found."""
+    found: dict[int, list[float]] = {1: [], 3: []}
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        prior = replace(PRIOR, pair=pair_variance)
+        truth = Truth.drawn(features_of([5] * 60, seed, dimension=6), prior, MODEL, seed)
+        a, b = all_pairs(truth.features.prompt_of_response)
+        for n in found:
+            votes = truth.votes(np.repeat(a, n), np.repeat(b, n), rng)
+            learner = Learner(truth.features)
+            learner.learn(votes)
+            assert learner.setting is not None
+            found[n].append(learner.setting.prior.pair)
+    assert found[1] == [Prior().pair] * 3
+    mean = float(np.exp(np.mean(np.log(found[3]))))
+    assert mean < 0.35 if pair_variance < 0.5 else mean > 1.0

@@ -7,7 +7,7 @@ from annotator.preference.posterior import Posterior, fit_posterior
 from annotator.preference.tuning import Setting, default_setting, tuned
 from annotator.preference.votes import Votes, tally
 
-VERSION = 3  # what a stored result was computed by; raise it when results change
+VERSION = 4  # what a stored result was computed by; raise it when results change
 FIRST_TUNING = 40  # votes
 TUNE_AGAIN = 2.0  # times as many votes as at the last tuning
 

@@ -22,6 +22,7 @@ HYPERPRIOR_DEVIATION = 0.7  # of the logarithm of every setting
 FIRST_STEP = 0.7  # in the same logarithm
 ROUNDS = 3
 TOLERANCE = 1e-3  # nats that a step towards the mode may leave: settings differ by more
+REPEATED_PAIRS = 40  # with two votes or more, from which on the pairs' own term is tuned too
 LIMIT_ROWS = 1_000  # pairs; of more a sample of prompts tells as much
 
 
@@ -63,11 +64,14 @@ def tuned(
 ) -> Setting:
     """The setting of most evidence that a search from `setting` finds, one number at a time.
 
-    The pairs' own term is left as it is: with one vote a pair it cannot be told from noise.
+    The pairs' own term is left as it is where few pairs have several votes: with one vote a pair it
+    cannot be told from noise.
     """
     sample = _sample(features, votes)
     centre = default_setting(votes)
     names = _names(features, setting)
+    if np.count_nonzero(_votes_of_pairs(votes) >= 2) >= REPEATED_PAIRS:
+        names.append("pair")
 
     reached: Approximation | None = None
 
@@ -89,6 +93,12 @@ def tuned(
                     break
         step /= 2.0
     return setting
+
+
+def _votes_of_pairs(votes: Tally) -> Positions:
+    """How many votes each pair has, whoever cast them, (n_pairs,)."""
+    _, pair = np.unique(np.stack((votes.a, votes.b)), axis=1, return_inverse=True)
+    return np.bincount(pair.ravel(), weights=votes.n_votes).astype(np.int64)
 
 
 def _names(features: ResponseFeatures, setting: Setting) -> list[str]:
