@@ -18,7 +18,7 @@ from annotator.errors import AnnotatorError
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-    from annotator.config import Settings
+    from annotator.config import EncoderSettings, Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,6 +65,26 @@ def open_project(project_dir: Path | None) -> Iterator[Project]:
         yield Project(folder, settings, db)
     finally:
         db.close()
+
+
+def encoder_settings(project_dir: Path | None) -> EncoderSettings:
+    """The settings of the project's encoder; outside a project the default ones."""
+    from annotator.config import EncoderSettings, find_project, load_settings
+    from annotator.errors import ConfigError
+
+    try:
+        folder = find_project(project_dir or Path.cwd())
+    except ConfigError:
+        if project_dir:
+            raise
+        return EncoderSettings()
+    return load_settings(folder).encoder
+
+
+def user_cache(command: str) -> Path:
+    """The folder in the user's cache where a command keeps what it may compute again."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "annotator" / command
 
 
 def embed_first(project: Project) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,16 +16,17 @@ from annotator.cli.base import (
     Project,
     echo_json,
     embed_first,
+    encoder_settings,
     json_option,
     open_project,
     project_option,
+    user_cache,
 )
 from annotator.cli.map import plot_path
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-    from annotator.config import EncoderSettings
     from annotator.diagnose.account import Diagnosis
     from annotator.diagnose.labels_of import Labelled
     from annotator.diagnose.suspects import Suspects
@@ -163,12 +163,12 @@ def _diagnose_files(asked: Asked) -> None:
     from annotator.diagnose.labels_of import labels_of_data
     from annotator.diagnose.prepared import prepared_set
 
-    encoder = _encoder(asked.project_dir)
+    encoder = encoder_settings(asked.project_dir)
     with (
         _project_to_send_from(asked) as project,
         prepared_set(
             asked.files,
-            asked.cache or _user_cache(),
+            asked.cache or user_cache("diagnose"),
             encoder=encoder.name,
             precision=encoder.precision,
             format=asked.format,
@@ -373,22 +373,3 @@ def _said_of_sending(send: dict[str, Any]) -> Iterator[str]:
             f"      not {send['not_in_project']:,} that the project never sent: import the file "
             "(annotator import FILE) and have its pairs labelled (annotator next-batch)"
         )
-
-
-def _encoder(project_dir: Path | None) -> EncoderSettings:
-    """The settings of the project's encoder; outside a project the default ones."""
-    from annotator.config import EncoderSettings, find_project, load_settings
-    from annotator.errors import ConfigError
-
-    try:
-        folder = find_project(project_dir or Path.cwd())
-    except ConfigError:
-        if project_dir:
-            raise
-        return EncoderSettings()
-    return load_settings(folder).encoder
-
-
-def _user_cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "annotator" / "diagnose"

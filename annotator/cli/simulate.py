@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from annotator.candidates.formats import FORMATS
-from annotator.cli.base import echo_json, project_option
+from annotator.cli.base import echo_json, encoder_settings, project_option, user_cache
 
 if TYPE_CHECKING:
-    from annotator.config import EncoderSettings
     from annotator.labels.overlap import Overlap
     from annotator.simulate.overlap_simulation import OverlapRequest
 
@@ -232,7 +230,7 @@ def simulate(
     from annotator.simulate.world import load_world
 
     request = checked(Request(strategies, budgets, seeds, metric, control, batch, target, jobs))
-    encoder, cache = _encoder(project_dir), cache or _user_cache()
+    encoder, cache = encoder_settings(project_dir), cache or user_cache("simulate")
     world = load_world(
         files,
         cache,
@@ -264,7 +262,7 @@ def _compare_overlaps(
     from annotator.simulate.overlap_words import overlap_lines
     from annotator.simulate.world import load_world
 
-    encoder, cache = _encoder(project_dir), cache or _user_cache()
+    encoder, cache = encoder_settings(project_dir), cache or user_cache("simulate")
     world = load_world(
         files, cache, encoder=encoder.name, precision=encoder.precision, format=format_
     )
@@ -307,22 +305,3 @@ def _write(document: dict[str, Any], json_out: str | None, plot: Path | None) ->
             save_picture(document, plot)
         else:
             plot.write_text(savings_page(document, **tables(document)), encoding="utf-8")
-
-
-def _encoder(project_dir: Path | None) -> EncoderSettings:
-    """The settings of the project's encoder; outside a project the default ones."""
-    from annotator.config import EncoderSettings, find_project, load_settings
-    from annotator.errors import ConfigError
-
-    try:
-        folder = find_project(project_dir or Path.cwd())
-    except ConfigError:
-        if project_dir:
-            raise
-        return EncoderSettings()
-    return load_settings(folder).encoder
-
-
-def _user_cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "annotator" / "simulate"
