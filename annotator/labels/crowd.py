@@ -139,18 +139,18 @@ def _concluded(
 ) -> Crowd:
     """What follows for pairs, votes and people from a fit; `asked`: the pairs that it used."""
     people = _people(votes, fit, prior, gold, asked)
-    preferred, below, tie_before, mean, variance = _before_votes(prior, fit.model)
+    preferred, below, tie, mean, variance = _before_votes(prior, fit.model)
     question = _question(votes, people.traits, fit.model, prior, gold).chosen(asked)
     predicted = []
     for rows, belief in believed(question, fit.window):
         pairs = asked[rows]
         preferred[pairs], below[pairs] = belief.orientation.T
-        mean[pairs], variance[pairs] = belief.mean, belief.variance
+        tie[pairs], mean[pairs], variance[pairs] = belief.tie, belief.mean, belief.variance
         predicted.append(belief.left_out[0])
     looked = people.skill[votes.annotator]
     return Crowd(
         preferred=preferred,
-        tie=tie_beliefs(tie_before, votes.pair, votes.grade == 0, looked),
+        tie=tie_beliefs(tie, votes.pair, votes.grade == 0, looked),
         mean=mean,
         variance=variance,
         error=np.minimum(preferred, below),

@@ -22,8 +22,9 @@ SMALLEST = 1e-12
 def tie_beliefs(tie: Floats, pair: Positions, tied: Bools, weight: Floats) -> Floats:
     """The probability that one more careful vote on each pair is a tie, (n_pairs,).
 
-    `tie` (n_pairs,) the same by the vote model, before the pair's own votes; of every vote `pair`,
-    whether it is `tied`, and `weight` (n_votes,), the probability that its annotator looked.
+    `tie` (n_pairs,) the same by the vote model, after the pair's own votes: what they say of d is
+    in it, and the worth of it is a little too high for that. Of every vote `pair`, whether it is
+    `tied`, and `weight` (n_votes,), the probability that its annotator looked.
     """
     n_pairs = len(tie)
     ties, votes = np.zeros(n_pairs), np.zeros(n_pairs)
