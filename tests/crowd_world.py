@@ -34,6 +34,7 @@ def crowd_world(
     pair: float = 0.5,
     tie: float = 0.6,
     dimension: int = 6,
+    copies: float = 0.0,
     name: str = "synthetic crowd",
 ) -> CrowdWorld:
     """Every pair of every prompt with `votes_a_pair` votes by different annotators.
@@ -48,7 +49,7 @@ def crowd_world(
     rng = np.random.default_rng(seed)
     sizes = np.resize(responses, n_prompts)
     prompts = rng.permutation(np.repeat(np.arange(n_prompts), sizes))
-    features = synthetic_features(rng, prompts, dimension)
+    features = synthetic_features(rng, prompts, dimension, copies)
     vectors = features.vectors.astype(np.float64) * np.sqrt(dimension)
     reward = vectors @ rng.normal(0.0, explained / np.sqrt(dimension), dimension)
     reward += rng.normal(0.0, own, len(prompts))

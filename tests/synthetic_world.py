@@ -53,11 +53,17 @@ def synthetic_world(
 
 
 def synthetic_features(
-    rng: np.random.Generator, prompts: np.ndarray, dimension: int = 6
+    rng: np.random.Generator, prompts: np.ndarray, dimension: int = 6, copies: float = 0.0
 ) -> ResponseFeatures:
-    """Random unit vectors for these responses and their prompts."""
+    """Random unit vectors for these responses and their prompts.
+
+    Of a share `copies` of the prompts the responses are nearly copies of one another.
+    """
     vectors = rng.standard_normal((len(prompts), dimension)).astype(np.float32)
     topics = rng.standard_normal((int(prompts.max()) + 1, dimension)).astype(np.float32)
+    if copies:
+        copied = (rng.random(len(topics)) < copies)[prompts]
+        vectors[copied] = topics[prompts[copied]] + 0.05 * vectors[copied]
     return response_features(
         vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
         topics / np.linalg.norm(topics, axis=1, keepdims=True),

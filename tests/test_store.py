@@ -24,6 +24,7 @@ TABLES = {
     "annotators", "votes", "scores", "datamap_builds", "datamap", "judge_servers", "judge_calls",
     "judge_attempts", "judge_batches", "judge_batch_calls", "judgements",
     "gold", "extra_votes", "consensus_builds", "consensus", "annotator_skills",
+    "spend", "certificates", "routing_looks", "routed", "snapshots",
 }  # fmt: skip
 
 

@@ -20,7 +20,13 @@ from annotator.candidates.catalog import texts_and_models
 from annotator.candidates.gold import GOLD_UNKNOWN, gold_answers
 from annotator.labels.agreement import GradedVotes, first_votes
 from annotator.labels.consensus_store import newest_build, newest_vote, skills
-from annotator.labels.votes import ARMS, CountedVotes, counted_votes, repeated_votes
+from annotator.labels.votes import (
+    ARMS,
+    CountedVotes,
+    counted_votes,
+    first_seen,
+    repeated_votes,
+)
 from annotator.signals.datamap import newest_map, placed_prompts
 from annotator.store import integer_columns
 from strategies.datamap import NO_REGION
@@ -149,25 +155,10 @@ def _early(db: Database, votes: CountedVotes, pair: Positions, least: Positions)
     crowded = np.flatnonzero(np.bincount(pair, minlength=len(least))[pair] > least[pair])
     if not len(crowded):
         return early
-    seen = _first_seen(db, votes.take(crowded))
+    seen = first_seen(db, votes.take(crowded))
     in_order = crowded[np.argsort(seen, kind="stable")]
     early[in_order] = first_votes(pair[in_order], least)
     return early
-
-
-def _first_seen(db: Database, votes: CountedVotes) -> Positions:
-    """The row in which somebody's vote on a pick first came, for each of these votes."""
-    import json
-
-    rows = db.execute(
-        """SELECT pick_id, annotator_id, min(id) FROM votes
-        WHERE status = 'vote' AND pick_id IN (SELECT value FROM json_each(?))
-        GROUP BY pick_id, annotator_id""",
-        [json.dumps(np.unique(votes.pick_ids).tolist())],
-    )
-    seen = {(pick, who): row for pick, who, row in rows}
-    keys = zip(votes.pick_ids.tolist(), votes.annotator_ids.tolist(), strict=True)
-    return np.array([seen[key] for key in keys], dtype=np.int64)
 
 
 def _gold(db: Database, votes: CountedVotes, ids: Positions) -> GoldAnswers:

@@ -305,3 +305,21 @@ def _first_of_each(votes: CountedVotes) -> NDArray[np.int64]:
     first = np.empty(len(votes), dtype=np.int64)
     first[order] = order[np.maximum.accumulate(np.where(new, np.arange(len(votes)), 0))]
     return first
+
+
+def first_seen(db: Database, votes: CountedVotes) -> NDArray[np.int64]:
+    """The row in which each vote first came, whatever was edited since, (n_votes,).
+
+    Ascending in the order in which people voted, as far as `sync` saw it.
+    """
+    import numpy as np
+
+    rows = db.execute(
+        """SELECT pick_id, annotator_id, min(id) FROM votes
+        WHERE status = 'vote' AND pick_id IN (SELECT value FROM json_each(?))
+        GROUP BY pick_id, annotator_id""",
+        [json.dumps(np.unique(votes.pick_ids).tolist())],
+    )
+    seen = {(pick, who): row for pick, who, row in rows}
+    keys = zip(votes.pick_ids.tolist(), votes.annotator_ids.tolist(), strict=True)
+    return np.array([seen[key] for key in keys], dtype=np.int64)

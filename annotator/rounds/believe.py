@@ -149,7 +149,7 @@ def believe(
     cast = CrowdVotes(pair, grade, annotator, left_is_a, len(a_ids), len(annotator_ids))
     gold = gold_answers(db, a_ids, b_ids)
     ends = np.concatenate((a_ids, b_ids))
-    features, response_ids, told = _features(
+    features, response_ids, told = features_around(
         db, database_path, encoder_id, ends if also is None else np.concatenate((ends, also))
     )
     if features is None:
@@ -172,7 +172,7 @@ def _pairs(votes: CountedVotes) -> tuple[Ids, Ids, Ids]:
     return pairs[:, 0].copy(), pairs[:, 1].copy(), pair.ravel()
 
 
-def _features(
+def features_around(
     db: Database, database_path: Path, encoder_id: int | None, wanted: Ids
 ) -> tuple[ResponseFeatures | None, Ids, str | None]:
     """Features of all responses to the prompts of those wanted, their ids, and who judged them.

@@ -140,6 +140,34 @@ def replay(
     )
 
 
+def cast_in_order(
+    world: World,
+    plan: Plan,
+    strategy: str,
+    seed: int,
+    make_learner: MakeLearner = real_learner,
+) -> tuple[Positions, Bools]:
+    """The votes that a live loop would get, up to the last budget, in the order of the rounds.
+
+    Positions among the world's votes (n_votes,), each batch in a random order, and which of them
+    the control arm asked for. Raises as `replay` does.
+    """
+    choose = strategy_named(strategy)
+    ballots = ballots_of(world, plan.set_aside, seed)
+    ballots.require(plan.budgets[-1])
+    asking = _Asking(_with_scores(ballots.pool(), choose, None), choose, plan, seed)
+    guided = signals_needed(choose) & {"posterior", "policy"}
+    guide = make_learner(world) if guided else None
+    rng = np.random.default_rng([seed, 4])
+    cast = np.empty(0, dtype=np.int64)
+    while ballots.n_taken < plan.budgets[-1]:
+        asking.next_batch(ballots, guide)
+        cast = np.concatenate((cast, rng.permutation(np.setdiff1d(ballots.drawn(), cast))))
+    drawn = ballots.drawn()
+    of_control: Bools = np.isin(cast, drawn[ballots.drawn_for_control()])
+    return cast, of_control
+
+
 @dataclass(frozen=True, eq=False)
 class _Measured:
     """What is measured of a belief: `measure` for quality, `prompts` (n_prompts,) whose votes tell

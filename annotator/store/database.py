@@ -24,15 +24,15 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def connect(path: Path, *, readonly: bool) -> Database:
+def connect(path: Path, *, readonly: bool, busy_seconds: float = BUSY_SECONDS) -> Database:
     from sqlite_utils import Database
 
     uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rwc'}"
     # isolation_level None: the module must open no deferred transaction of its own, since a
     # deferred one that turns to writing fails at once when somebody else wrote meanwhile.
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    connection = sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)
     db = Database(connection)
-    db.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+    db.execute(f"PRAGMA busy_timeout={int(busy_seconds * 1000)}")
     db.execute("PRAGMA foreign_keys=ON")
     return db
 

@@ -494,3 +494,75 @@ CREATE TABLE annotator_skills (
   PRIMARY KEY (build_id, annotator_id)
 ) WITHOUT ROWID;
 """
+
+
+@MIGRATIONS()
+def m005_budget(db: Database) -> None:
+    """What the project costs beside votes and judges, machine labels, figures that took long."""
+    _run(db, _M005)
+
+
+_M005 = """
+-- Money that neither a vote nor a judge's call explains, such as a guideline workshop.
+CREATE TABLE spend (
+  id INTEGER PRIMARY KEY,
+  amount REAL NOT NULL,              -- in the project's currency; a correction is negative
+  note TEXT NOT NULL,
+  spent_at TEXT NOT NULL
+);
+
+-- A promise about pairs that no person needs to see. Never deleted: exports refer to it.
+CREATE TABLE certificates (
+  id INTEGER PRIMARY KEY,
+  source TEXT NOT NULL,              -- posterior, or the method of a judge's scores
+  agree REAL NOT NULL,               -- share of people who agree, promised at least
+  confidence REAL NOT NULL,          -- probability with which the promise holds
+  threshold REAL NOT NULL,           -- confidence of the source from which on it holds
+  n_calibration INTEGER NOT NULL,    -- control pairs looked at
+  n_above INTEGER NOT NULL,          -- of them at or above the threshold
+  n_agreed INTEGER NOT NULL,         -- of these, where people agreed
+  n_pairs INTEGER NOT NULL,          -- pairs that it covers
+  calibration TEXT NOT NULL,         -- JSON: these control pairs, what the source says of each
+                                     -- and the agreement that each has to show
+  depends TEXT NOT NULL,             -- JSON: model, rubric, encoder and whatever else it stands on
+  last_vote_id INTEGER NOT NULL,     -- the newest row of votes that it knows
+  made_at TEXT NOT NULL,
+  void_at TEXT,
+  void_because TEXT
+);
+
+-- A look at control votes, whether a promise can be made. All of them share the chance of being
+-- wrong, so they are kept, whatever came of them.
+CREATE TABLE routing_looks (
+  id INTEGER PRIMARY KEY,
+  promise INTEGER NOT NULL,          -- number of the promise: what was asked of which source
+  source TEXT NOT NULL,
+  agree REAL NOT NULL,
+  confidence REAL NOT NULL,
+  depends TEXT NOT NULL,             -- JSON, as of a certificate
+  n_calibration INTEGER NOT NULL,    -- control pairs looked at
+  level REAL NOT NULL,               -- chance of being wrong that this look takes
+  certificate_id INTEGER REFERENCES certificates(id),   -- NULL: it certified nothing
+  looked_at TEXT NOT NULL,
+  UNIQUE (promise, n_calibration)
+);
+
+-- What a certified source says of a pair, as it said it when the certificate was made.
+CREATE TABLE routed (
+  certificate_id INTEGER NOT NULL REFERENCES certificates(id),
+  a_id INTEGER NOT NULL REFERENCES responses(id),
+  b_id INTEGER NOT NULL REFERENCES responses(id),
+  label TEXT NOT NULL CHECK (label IN ('a', 'b')),
+  probability REAL NOT NULL,         -- of the label, as the source says
+  PRIMARY KEY (certificate_id, a_id, b_id)
+) WITHOUT ROWID;
+CREATE INDEX routed_pair ON routed(a_id, b_id);
+
+-- Documents that take long to make, kept until what they are made of changes; made anew at will.
+CREATE TABLE snapshots (
+  kind TEXT PRIMARY KEY,
+  made_of TEXT NOT NULL,             -- JSON: newest vote, settings and version
+  document TEXT NOT NULL,            -- JSON
+  built_at TEXT NOT NULL
+) WITHOUT ROWID;
+"""

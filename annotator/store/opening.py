@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from annotator.errors import NotOurDatabase, StoreError
 from annotator.store.database import (
     APPLICATION_ID,
+    BUSY_SECONDS,
     check_integrity,
     connect,
     is_blank,
@@ -50,10 +51,13 @@ def open_db(path: Path, *, create: bool = False) -> Database:
     return db
 
 
-def open_readonly(path: Path) -> Database:
-    """The database for reading only; never migrated, never written, safe beside any writer."""
+def open_readonly(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> Database:
+    """The database for reading only; never migrated, never written, safe beside any writer.
+
+    Waits up to `busy_seconds` for whoever keeps readers out as well, which few do.
+    """
     with store_errors(path):
-        db = connect(path, readonly=True)
+        db = connect(path, readonly=True, busy_seconds=busy_seconds)
         try:
             _check_ours(db, path)
         except BaseException:

@@ -1,0 +1,384 @@
+"""The saving: how many votes of ours do the work of the votes of a uniform choice.
+
+The control arm is a uniform choice that really took place. Its n pairs teach a learner of their
+own; the same learner, with the same setting, is taught the first m votes of the project, whichever
+arm they are of, so that all that was spent is charged. Both foretell the votes of the control arm,
+each pair's own votes taken out first. Let D(m) be the project's mean log score less that of the
+control arm. Where D crosses 0, after m* votes, the project knew what n uniform votes teach, and
+
+    saving = 1 - m* / n.
+
+Nothing is extrapolated: the project has more votes than its control arm. The interval is Fieller's
+idea (Journal of the Royal Statistical Society B 16, 1954): it holds the m where D(m) is not
+significantly different from 0. The error of D(m) has two parts. Other votes might have been
+foretold: that is the spread of the differences between pairs. And other votes might have taught:
+that is a delete-a-group jackknife over pairs (Kott, Journal of Official Statistics 17, 2001), by
+the score that the learner of all votes expects of either, since the luck of the votes foretold is
+in the first part.
+
+A project lead looks often, and one look in twenty would find a saving where there is none. So a
+saving is claimed at looks only, each time the control arm has doubled, and there by a test whose
+level allows for all of them: with the same number of votes, do ours foretell more than those of a
+uniform choice? Between looks the interval goes on, the claim stands as it was.
+
+Pure: arrays in, arrays out; randomness is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from annotator.errors import PreferenceError
+from annotator.preference.features import ResponseFeatures
+from annotator.preference.posterior import Posterior, fit_posterior
+from annotator.preference.tuning import default_setting, tuned
+from annotator.preference.votes import Votes, tally
+from strategies.within_prompt import Bools, Floats, Positions
+
+GROUPS = 30
+# Votes of the project at which it is measured, as shares of the control arm's.
+AT = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0)
+MOST_VOTES = 2_000  # of the control arm that teach; of more the first
+MOST_FORETOLD = 6_000  # of the control arm
+FIRST_LOOK = 30  # control votes
+# A test at each of ten looks, whose information doubles from one to the next, passes somewhere with
+# a probability of 5 % where there is no saving (Pocock, Biometrika 64, 1977, for doublings).
+LOOK_QUANTILE = 2.458
+LEVEL = 0.95
+SMALLEST = 1e-12
+EVEN = 1e-9  # so near one half neither side is foretold
+
+
+@dataclass(frozen=True, eq=False)
+class CastVotes:
+    """The votes of a project in the order in which they were cast, one row a vote, (n_votes,).
+
+    - `votes`: on positions of responses; several on a pair count as one pair.
+    - `control`: whether the pair was drawn for the control arm.
+    - `number`: ascending, the votes that had been cast by then, itself among them. Votes that teach
+      nothing of the pool, as those on gold and repeats, are counted here and have no row.
+    """
+
+    votes: Votes
+    control: Bools
+    number: Positions
+
+    def __post_init__(self) -> None:
+        if not self.control.shape == self.number.shape == self.votes.a.shape:
+            raise PreferenceError(
+                f"{len(self.control)} arms and {len(self.number)} numbers for "
+                f"{len(self.votes)} votes",
+                expected="one of either for each vote",
+            )
+
+    @property
+    def n_control(self) -> int:
+        """Votes of the control arm."""
+        return int(self.control.sum())
+
+    def take(self, kept: Bools | Positions) -> CastVotes:
+        """These votes alone."""
+        votes = self.votes
+        lapse = None if votes.lapse is None else votes.lapse[kept]
+        taken = Votes(votes.a[kept], votes.b[kept], votes.grade[kept], lapse)
+        return CastVotes(taken, self.control[kept], self.number[kept])
+
+    def pairs(self) -> Positions:
+        """Which pair each vote is on, numbered from 0."""
+        low, high = np.minimum(self.votes.a, self.votes.b), np.maximum(self.votes.a, self.votes.b)
+        _, pair = np.unique(np.stack((low, high)), axis=1, return_inverse=True)
+        found: Positions = pair.ravel()
+        return found
+
+    def until(self, n_control: int) -> CastVotes:
+        """The votes up to that one of the control arm."""
+        before: Positions = np.cumsum(self.control) - self.control
+        return self.take(before < n_control)
+
+    def needed(self) -> CastVotes:
+        """The votes that `saving` looks at: where there are very many, the first."""
+        return self.take(needed_votes(self.control, self.number))
+
+
+def needed_votes(control: Bools, number: Positions) -> Bools:
+    """Which votes `saving` looks at, (n_votes,), in the order in which they were cast."""
+    n_uniform = min(int(control.sum()), MOST_VOTES)
+    needed: Bools = number <= max(AT) * n_uniform
+    return needed | (control & (np.cumsum(control) <= MOST_FORETOLD))
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """How well several learners foretell the control arm's votes that take a side.
+
+    - `score` and `right` (n_learners, n_asked): the logarithm of the probability of the side, and
+      whether it was foretold; `pair` (n_asked,) of each vote.
+    - `expected_without` (n_groups, n_learners): the mean score that the learner of all votes
+      expects, without what each group of pairs taught.
+    """
+
+    score: Floats
+    right: Floats
+    pair: Positions
+    expected_without: Floats
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Of the errors: the fewest that either part has."""
+        return min(len(self.expected_without), len(np.unique(self.pair))) - 1
+
+    def against(self, other: int) -> tuple[Floats, Floats]:
+        """Each learner's mean score less that learner's, and its standard error, (n_learners,)."""
+        ahead = self.score - self.score[other]
+        without = self.expected_without - self.expected_without[:, [other]]
+        error = np.hypot(clustered_error(ahead, self.pair), jackknife_error(without))
+        return ahead.mean(axis=1), error
+
+
+def measured(
+    features: ResponseFeatures,
+    cast: CastVotes,
+    lessons: list[Bools],
+    rng: np.random.Generator,
+    groups: int = GROUPS,
+) -> Measured:
+    """A learner for each lesson, (n_votes,) which votes teach it, on the votes of the control arm.
+
+    All learners have one setting, that of most evidence by all the votes: lessons differ in votes
+    and in nothing else.
+    """
+    counted, pair = tally(cast.votes), cast.pairs()
+    setting = tuned(features, counted, default_setting(counted))
+    asked = np.flatnonzero(cast.control & (cast.votes.grade != 0))
+    group = _groups(pair, cast.control, groups, rng)
+    first = np.unique(pair, return_index=True)[1]  # a vote of each pair
+    foretold = cast.take(asked).votes
+    control = cast.take(first[cast.control[first]]).votes
+    best = preferred(fit_posterior(features, counted, setting.prior, setting.model), control)
+    chance, without = np.empty((len(lessons), len(asked))), np.empty((groups, len(lessons)))
+    for n, lesson in enumerate(lessons):
+        its = tally(cast.take(lesson).votes)
+        posterior = fit_posterior(features, its, setting.prior, setting.model)
+        posterior.rewards()  # kept: every group asks for them
+        a = preferred(posterior, foretold)
+        chance[n] = np.where(foretold.grade > 0, a, 1.0 - a)
+        for one in range(groups):
+            gone = cast.take(first[group[first] == one]).votes
+            without[one, n] = _expected_score(best, preferred(posterior, control, gone))
+    right = np.where(np.abs(chance - 0.5) < EVEN, 0.5, chance > 0.5)
+    return Measured(_log(chance), right, pair[asked], without)
+
+
+def preferred(posterior: Posterior, pairs: Votes, gone: Votes | None = None) -> Floats:
+    """P(a is preferred, given that it is no tie), the pairs' own votes taken out, (n_pairs,).
+
+    And what the votes on the distinct pairs `gone` say.
+    """
+    if gone is None:
+        mean, variance = posterior.before_votes(pairs.a, pairs.b)
+    else:
+        mean, variance = posterior.before_votes_on(gone.a, gone.b, pairs.a, pairs.b)
+    return posterior.model.expected(mean, variance).preferred
+
+
+def _log(probability: Floats) -> Floats:
+    found: Floats = np.log(np.maximum(probability, SMALLEST))
+    return found
+
+
+def _expected_score(best: Floats, chance: Floats) -> float:
+    return float((best * _log(chance) + (1.0 - best) * _log(1.0 - chance)).mean())
+
+
+def jackknife_error(without: Floats) -> Floats:
+    """The standard error of figures, (...), computed without each group, (n_groups, ...)."""
+    n = len(without)
+    spread = without - without.mean(axis=0)
+    error: Floats = np.sqrt((n - 1) / n * np.sum(spread**2, axis=0))
+    return error
+
+
+def clustered_error(values: Floats, cluster: Positions) -> Floats:
+    """The standard error of the mean of each row, (n_rows, n): several votes a pair are no more."""
+    away = values - values.mean(axis=1, keepdims=True)
+    _, of = np.unique(cluster, return_inverse=True)
+    total = np.array([np.bincount(of, weights=row) for row in away])
+    n = total.shape[1]
+    error: Floats = np.sqrt(np.sum(total**2, axis=1) * n / max(n - 1, 1)) / values.shape[1]
+    return error
+
+
+def _groups(pair: Positions, control: Bools, n_groups: int, rng: np.random.Generator) -> Positions:
+    """The group of each vote: pairs dealt out evenly, those of either arm by themselves."""
+    n_pairs = int(pair.max()) + 1
+    drawn = np.zeros(n_pairs, dtype=np.bool_)
+    drawn[pair[control]] = True
+    of_pair = np.empty(n_pairs, dtype=np.int64)
+    for arm in (drawn, ~drawn):
+        of_pair[arm] = rng.permutation(int(arm.sum())) % n_groups
+    return of_pair[pair]
+
+
+# The saving.
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """A figure with its 95 % interval; an end is None where the data do not close it."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Saving:
+    """What the votes say of the saving.
+
+    - `n_uniform`: votes of the control arm whose work is compared.
+    - `votes`: of the project, that do the same work. An open low end: it may be none at all; an
+      open high end: more than there are.
+    - `right`: the share of the control arm's votes that the project foretells with as many votes,
+      less the share that the control arm foretells itself. Its interval is that of the votes
+      foretold alone.
+    - `evidence`: D with as many votes, in its standard errors.
+    - `looks`: control votes at each look, and whether the test passed there.
+    - `learned`: whether anything that was learned foretells votes better than a coin.
+    - `at`, `ours`, `uniform`: the curves, mean log scores by votes, with their intervals over that
+      of a coin.
+    """
+
+    n_uniform: int
+    votes: Interval
+    right: Interval
+    evidence: float
+    looks: tuple[tuple[int, bool], ...]
+    learned: bool
+    at: Positions
+    ours: Floats
+    uniform: Floats
+
+    @property
+    def share(self) -> Interval:
+        """The saving, 1 - votes / n_uniform; below 1, and below 0 where votes are lost."""
+        votes = self.votes
+        value, low, high = (
+            None if n is None else 1.0 - n / self.n_uniform
+            for n in (votes.value, votes.high, votes.low)
+        )
+        return Interval(value, low, high)
+
+    @property
+    def shown(self) -> bool:
+        """Whether a saving may be claimed: the last look's test passed, the interval is above 0."""
+        low = self.share.low
+        return self.looks[-1][1] and low is not None and low > 0.0
+
+
+def saving(
+    features: ResponseFeatures,
+    cast: CastVotes,
+    rng: np.random.Generator,
+    groups: int = GROUPS,
+) -> Saving:
+    """The saving by these votes.
+
+    Needs FIRST_LOOK votes of the control arm; raises PreferenceError below.
+    """
+    if cast.n_control < FIRST_LOOK:
+        raise PreferenceError(
+            f"{cast.n_control} votes of the control arm", expected=f"{FIRST_LOOK} or more"
+        )
+    n_uniform, cast = min(cast.n_control, MOST_VOTES), cast.needed()
+    last = int(cast.number[-1])
+    at = np.unique([min(round(share * n_uniform), last) for share in AT])
+    uniform = cast.control & (np.cumsum(cast.control) <= n_uniform)
+    both = measured(features, cast, [uniform, *(cast.number <= n for n in at)], rng, groups)
+    quantile = float(student.ppf(0.5 + 0.5 * LEVEL, both.degrees_of_freedom))
+    ahead, error = (found[1:] for found in both.against(0))
+    gained, its_error = both.against(1)  # the second learner was taught nothing
+    curve = np.stack((gained, gained - quantile * its_error, gained + quantile * its_error), axis=1)
+    equal = int(np.searchsorted(at, n_uniform))
+    return Saving(
+        n_uniform=n_uniform,
+        votes=crossing(at.astype(np.float64), ahead, error, quantile),
+        right=_right(both, 1 + equal, quantile),
+        evidence=float(ahead[equal] / max(error[equal], SMALLEST)),
+        looks=tuple(_looks(features, cast, rng, groups)),
+        learned=bool(np.any(curve[[0, -1], 1] > 0.0)),
+        at=at,
+        ours=curve[1:],
+        uniform=curve[0],
+    )
+
+
+def _right(both: Measured, equal: int, quantile: float) -> Interval:
+    """The share foretold by that learner, less that of the first."""
+    ahead = both.right[[equal]] - both.right[0]
+    margin = quantile * float(clustered_error(ahead, both.pair)[0])
+    value = float(ahead.mean())
+    return Interval(value, value - margin, value + margin)
+
+
+def _looks(
+    features: ResponseFeatures, cast: CastVotes, rng: np.random.Generator, groups: int
+) -> Iterator[tuple[int, bool]]:
+    """The test at every look so far: with as many votes, do ours foretell more?"""
+    for n in look_sizes(cast.n_control):
+        then = cast.until(n)
+        lessons = [then.control, then.number <= n]
+        both = measured(features, then, lessons, rng, groups)
+        ahead, error = both.against(0)
+        needed = float(student.isf(norm.sf(LOOK_QUANTILE), both.degrees_of_freedom))
+        yield n, bool(ahead[1] > needed * error[1])
+
+
+def look_sizes(n_control: int) -> list[int]:
+    """Votes of the control arm at every look up to so many: 30, 60, 120, ..."""
+    sizes: list[int] = []
+    while (n := FIRST_LOOK << len(sizes)) <= min(n_control, MOST_VOTES):
+        sizes.append(n)
+    return sizes
+
+
+def crossing(at: Floats, ahead: Floats, error: Floats, quantile: float) -> Interval:
+    """Where a curve measured with errors crosses 0 from below, and its interval.
+
+    `ahead` and `error` (n_points,) at `at`, ascending. More votes foretell no less, so the curve is
+    first made to rise (isotonic regression). Between points it is taken to be straight.
+    """
+    rising = _isotonic(ahead, np.maximum(error, SMALLEST) ** -2.0)
+    upper, lower = rising + quantile * error, rising - quantile * error
+    even = np.ones(len(at))
+    value, low, high = (
+        first_above(at, curve) for curve in (rising, _isotonic(upper, even), _isotonic(lower, even))
+    )
+    inside = 0.0 < value < np.inf
+    return Interval(
+        value if inside else None,
+        low if 0.0 < low < np.inf else (None if low == 0.0 else float(at[-1])),
+        high if high < np.inf else None,
+    )
+
+
+def _isotonic(curve: Floats, weights: Floats) -> Floats:
+    rising: Floats = isotonic_regression(curve, weights=weights).x
+    return rising
+
+
+def first_above(at: Floats, curve: Floats) -> float:
+    """The least x at which a rising curve of straight pieces reaches 0; inf where it does not."""
+    reached = int(np.searchsorted(curve >= 0.0, True))
+    if reached == len(at):
+        return float("inf")
+    if reached == 0:
+        return float(at[0])
+    below, above = curve[reached - 1], curve[reached]
+    part = -below / (above - below)
+    return float(at[reached - 1] + part * (at[reached] - at[reached - 1]))
