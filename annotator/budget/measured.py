@@ -75,14 +75,8 @@ def _measure(
 
     from annotator.budget.savings import needed_votes, saving
 
-    # Gold and repeats tell of people: they are charged, and teach nothing of the pool.
-    _, repeated = repeated_votes(db)
-    seen = first_seen(db, votes)
-    charged = np.sort(np.concatenate((seen, first_seen(db, repeated))))
-    order = np.argsort(seen, kind="stable")
-    votes, number = votes.take(order), np.searchsorted(charged, seen[order]) + 1
-    teaches = votes.arm <= ARMS.index("control")
-    needed = needed_votes(votes.control, number) & teaches
+    votes, number, n_cast = in_order(db, votes)
+    needed = needed_votes(votes.control, number) & (votes.arm <= ARMS.index("control"))
     votes, number = votes.take(needed), number[needed]
     ends = np.concatenate((votes.a_ids, votes.b_ids))
     features, response_ids, _ = features_around(db, database_path, encoder_id, ends)
@@ -91,7 +85,21 @@ def _measure(
     cast = _cast(db, votes, number, response_ids)
     if cast.n_control < FIRST_LOOK:
         return _unmeasured(n_control, "prompts of the control arm lack vectors")
-    return document_of(saving(features, cast, np.random.default_rng(0)), n_control, len(charged))
+    return document_of(saving(features, cast, np.random.default_rng(0)), n_control, n_cast)
+
+
+def in_order(db: Database, votes: CountedVotes) -> tuple[CountedVotes, NDArray[np.int64], int]:
+    """The votes in the order in which they were cast, the number of each, and of how many.
+
+    Votes on gold and what somebody said when asked again are charged: they are among those counted,
+    whether they are among `votes` or not.
+    """
+    import numpy as np
+
+    seen = first_seen(db, votes)
+    charged = np.sort(np.concatenate((seen, first_seen(db, repeated_votes(db)[1]))))
+    order = np.argsort(seen, kind="stable")
+    return votes.take(order), np.searchsorted(charged, seen[order]) + 1, len(charged)
 
 
 def _cast(
