@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as student
 
 from annotator.budget.measured import document_of
 from annotator.budget.savings import (
     FIRST_LOOK,
     LOOK_QUANTILE,
+    Ahead,
     CastVotes,
+    Measured,
     Saving,
     clustered_error,
     crossing,
@@ -73,6 +76,25 @@ def test_votes_of_one_pair_are_one_observation() -> None:
     np.testing.assert_allclose(doubled, alone)
 
 
+def exact(score: np.ndarray, error: float) -> Ahead:
+    """Scores whose errors are known: as many degrees of freedom as one likes."""
+    return Ahead(score, np.full(len(score), error), np.full(len(score), 1e9))
+
+
+def test_degrees_of_freedom_are_welchs() -> None:
+    """By the formula as it is written for the variances of two means."""
+    rng = np.random.default_rng(4)
+    score = np.stack((np.zeros(20), rng.normal(size=20)))
+    without = np.stack((np.zeros(7), 0.1 * rng.normal(size=7)), axis=1)
+    ahead = Measured(score, score > 0, np.arange(20), without).against(0)
+    asked = score[1].var(ddof=1) / 20
+    taught = 6 / 7 * np.sum((without[:, 1] - without[:, 1].mean()) ** 2)
+    assert ahead.error[1] == pytest.approx(np.sqrt(asked + taught))
+    freedom = (asked + taught) ** 2 / (asked**2 / 19 + taught**2 / 6)
+    assert ahead.freedom[1] == pytest.approx(freedom)
+    assert ahead.margin(0.9)[1] == pytest.approx(student.ppf(0.95, freedom) * ahead.error[1])
+
+
 @pytest.mark.parametrize(
     ("curve", "expected"),
     [([-2.0, -1.0, 1.0, 2.0], 15.0), ([0.5, 1, 2, 3], 0.0), ([-4, -3, -2, -1], np.inf),
@@ -85,22 +107,22 @@ def test_where_a_curve_reaches_zero(curve: list[float], expected: float) -> None
 def test_the_interval_of_a_crossing_is_where_the_curve_is_not_significantly_off_zero() -> None:
     at = np.array([0.0, 100.0, 200.0, 300.0, 400.0])
     ahead = np.array([-0.4, -0.2, 0.0, 0.2, 0.4])
-    found = crossing(at, ahead, np.full(5, 0.05), 2.0)
-    assert (found.value, found.low, found.high) == pytest.approx((200.0, 150.0, 250.0))
+    found = crossing(at, exact(ahead, 0.1 / 1.959964))
+    assert (found.value, found.low, found.high) == pytest.approx((200.0, 150.0, 250.0), abs=1e-3)
 
 
 def test_ends_that_the_votes_do_not_close_are_open() -> None:
     at = np.array([0.0, 100.0, 200.0])
-    found = crossing(at, np.array([-0.1, 0.02, 0.05]), np.full(3, 0.1), 2.0)
+    found = crossing(at, exact(np.array([-0.1, 0.02, 0.05]), 0.1))
     assert found.low is None and found.high is None
     assert found.value == pytest.approx(100.0 * 0.1 / 0.12)
-    behind = crossing(at, np.array([-0.9, -0.8, -0.7]), np.full(3, 0.1), 2.0)
+    behind = crossing(at, exact(np.array([-0.9, -0.8, -0.7]), 0.1))
     assert (behind.value, behind.low, behind.high) == (None, 200.0, None)
 
 
 def test_a_dip_is_levelled_before_the_crossing_is_sought() -> None:
     at = np.array([0.0, 1.0, 2.0, 3.0])
-    found = crossing(at, np.array([-1.0, 0.3, -0.5, 1.0]), np.full(4, 1e-9), 2.0)
+    found = crossing(at, exact(np.array([-1.0, 0.3, -0.5, 1.0]), 1e-9))
     # The two in the middle become -0.1 each; from there to 1 the line crosses at 2 + 0.1 / 1.1.
     assert found.value == pytest.approx(2.0 + 0.1 / 1.1)
 

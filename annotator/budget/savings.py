@@ -128,17 +128,35 @@ class Measured:
     pair: Positions
     expected_without: Floats
 
-    @property
-    def degrees_of_freedom(self) -> int:
-        """Of the errors: the fewest that either part has."""
-        return min(len(self.expected_without), len(np.unique(self.pair))) - 1
-
-    def against(self, other: int) -> tuple[Floats, Floats]:
-        """Each learner's mean score less that learner's, and its standard error, (n_learners,)."""
+    def against(self, other: int) -> Ahead:
+        """How far each learner is ahead of that one."""
         ahead = self.score - self.score[other]
         without = self.expected_without - self.expected_without[:, [other]]
-        error = np.hypot(clustered_error(ahead, self.pair), jackknife_error(without))
-        return ahead.mean(axis=1), error
+        asked, taught = clustered_error(ahead, self.pair), jackknife_error(without)
+        n_asked, n_groups = len(np.unique(self.pair)), len(without)
+        whole = np.maximum(asked**2 + taught**2, SMALLEST**2)
+        lost = asked**4 / max(n_asked - 1, 1) + taught**4 / (n_groups - 1)
+        freedom = whole**2 / np.maximum(lost, SMALLEST**4)
+        return Ahead(ahead.mean(axis=1), np.sqrt(whole), freedom)
+
+
+@dataclass(frozen=True, eq=False)
+class Ahead:
+    """Mean scores less that of one learner, their standard errors, and the degrees of freedom of
+    these (Welch 1947, of the two parts of the error), (n_learners,) each."""
+
+    score: Floats
+    error: Floats
+    freedom: Floats
+
+    def margin(self, level: float) -> Floats:
+        """Half of the interval of that level, (n_learners,)."""
+        margin: Floats = student.ppf(0.5 + 0.5 * level, self.freedom) * self.error
+        return margin
+
+    def after(self, first: int) -> Ahead:
+        """Without the first learners."""
+        return Ahead(self.score[first:], self.error[first:], self.freedom[first:])
 
 
 def measured(
@@ -300,16 +318,15 @@ def saving(
     at = np.unique([min(round(share * n_uniform), last) for share in AT])
     uniform = cast.control & (np.cumsum(cast.control) <= n_uniform)
     both = measured(features, cast, [uniform, *(cast.number <= n for n in at)], rng, groups)
-    quantile = float(student.ppf(0.5 + 0.5 * LEVEL, both.degrees_of_freedom))
-    ahead, error = (found[1:] for found in both.against(0))
-    gained, its_error = both.against(1)  # the second learner was taught nothing
-    curve = np.stack((gained, gained - quantile * its_error, gained + quantile * its_error), axis=1)
-    equal = int(np.searchsorted(at, n_uniform))
+    ahead, equal = both.against(0).after(1), int(np.searchsorted(at, n_uniform))
+    gained = both.against(1)  # the second learner was taught nothing
+    margin = gained.margin(LEVEL)
+    curve = np.stack((gained.score, gained.score - margin, gained.score + margin), axis=1)
     return Saving(
         n_uniform=n_uniform,
-        votes=crossing(at.astype(np.float64), ahead, error, quantile),
-        right=_right(both, 1 + equal, quantile),
-        evidence=float(ahead[equal] / max(error[equal], SMALLEST)),
+        votes=crossing(at.astype(np.float64), ahead),
+        right=_right(both, 1 + equal),
+        evidence=float(ahead.score[equal] / ahead.error[equal]),
         looks=tuple(_looks(features, cast, rng, groups)),
         learned=bool(np.any(curve[[0, -1], 1] > 0.0)),
         at=at,
@@ -318,10 +335,12 @@ def saving(
     )
 
 
-def _right(both: Measured, equal: int, quantile: float) -> Interval:
+def _right(both: Measured, equal: int) -> Interval:
     """The share foretold by that learner, less that of the first."""
     ahead = both.right[[equal]] - both.right[0]
-    margin = quantile * float(clustered_error(ahead, both.pair)[0])
+    freedom = max(len(np.unique(both.pair)) - 1, 1)
+    error = float(clustered_error(ahead, both.pair)[0])
+    margin = float(student.ppf(0.5 + 0.5 * LEVEL, freedom)) * error
     value = float(ahead.mean())
     return Interval(value, value - margin, value + margin)
 
@@ -332,11 +351,10 @@ def _looks(
     """The test at every look so far: with as many votes, do ours foretell more?"""
     for n in look_sizes(cast.n_control):
         then = cast.until(n)
-        lessons = [then.control, then.number <= n]
-        both = measured(features, then, lessons, rng, groups)
-        ahead, error = both.against(0)
-        needed = float(student.isf(norm.sf(LOOK_QUANTILE), both.degrees_of_freedom))
-        yield n, bool(ahead[1] > needed * error[1])
+        both = measured(features, then, [then.control, then.number <= n], rng, groups)
+        ahead = both.against(0).after(1)
+        needed = ahead.margin(2.0 * float(norm.cdf(LOOK_QUANTILE)) - 1.0)
+        yield n, bool(ahead.score[0] > needed[0])
 
 
 def look_sizes(n_control: int) -> list[int]:
@@ -347,14 +365,14 @@ def look_sizes(n_control: int) -> list[int]:
     return sizes
 
 
-def crossing(at: Floats, ahead: Floats, error: Floats, quantile: float) -> Interval:
+def crossing(at: Floats, ahead: Ahead) -> Interval:
     """Where a curve measured with errors crosses 0 from below, and its interval.
 
-    `ahead` and `error` (n_points,) at `at`, ascending. More votes foretell no less, so the curve is
-    first made to rise (isotonic regression). Between points it is taken to be straight.
+    `ahead` (n_points,) at `at`, ascending. More votes foretell no less, so the curve is first made
+    to rise (isotonic regression). Between points it is taken to be straight.
     """
-    rising = _isotonic(ahead, np.maximum(error, SMALLEST) ** -2.0)
-    upper, lower = rising + quantile * error, rising - quantile * error
+    rising, margin = _isotonic(ahead.score, ahead.error**-2.0), ahead.margin(LEVEL)
+    upper, lower = rising + margin, rising - margin
     even = np.ones(len(at))
     value, low, high = (
         first_above(at, curve) for curve in (rising, _isotonic(upper, even), _isotonic(lower, even))
