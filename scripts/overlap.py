@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from annotator import __version__
 from annotator.config import DEFAULT_ENCODER
 from annotator.labels.overlap import Overlap
-from annotator.simulate.overlap import TRUTHS
+from annotator.simulate.overlap import TRUTHS, OverlapPlan
 from annotator.simulate.overlap_account import overlap_account
 from annotator.simulate.overlap_simulation import OverlapRequest, simulate_overlap
 from annotator.simulate.overlap_words import TRUTHS as TRUTH_WORDS
@@ -84,6 +84,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--truth", choices=TRUTHS)
     parser.add_argument("--pairs", type=int)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--growth", type=float, default=OverlapPlan.growth, help="of the votes, a batch's share"
+    )
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--cache", type=Path, default=default_cache())
@@ -101,7 +104,9 @@ def default_cache() -> Path:
 def run_world(world: World, options: argparse.Namespace, source: Document) -> None:
     """One set by every policy, stored as soon as it is there."""
     overlaps = tuple(Overlap.parse(spec) for spec in options.overlap.split(","))
-    request = OverlapRequest(overlaps, options.seeds, options.pairs, options.truth, options.jobs)
+    request = OverlapRequest(
+        overlaps, options.seeds, options.pairs, options.truth, options.jobs, options.growth
+    )
     document = overlap_account(simulate_overlap(world, request, options.cache))
     document |= {"annotator": __version__, **source}
     STORED.mkdir(parents=True, exist_ok=True)
@@ -188,7 +193,8 @@ def section(document: Document) -> list[str]:
         f"{document['pairs']:,} pairs of {document['prompts']:,} prompts, "
         f"{document['pairs_with_side']:,} of them with a truth that takes a side; "
         f"{document['annotators']:,} annotators; {document['seeds']} seeds; truth: "
-        f"{TRUTH_WORDS[document['truth']]}; annotator {document['annotator']}."
+        f"{TRUTH_WORDS[document['truth']]}; `expected-gain` asks in batches of "
+        f"{100 * document['growth']:.0f} % of the votes so far; annotator {document['annotator']}."
         f"{made_with(document)}",
         "",
         *table(quality_rows(document)),

@@ -22,6 +22,7 @@ from annotator.labels.crowd import (
     PairPrior,
     fit_crowd,
     gain_of_vote,
+    people_of_crowd,
 )
 from annotator.preference.vote_model import VoteModel
 
@@ -340,6 +341,17 @@ def test_intervals_close_in_on_people_of_many_votes() -> None:
     # Of somebody who never voted nothing is known but what everybody begins with.
     assert people.skill[5] == pytest.approx(0.8, abs=1e-3)
     assert people.left[5] == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["prior known", "nothing known"])
+def test_the_people_alone_are_those_of_the_crowd(known: bool) -> None:
+    true = world(19, np.array([60, 40, 30, 10, 3]), 60)
+    prior = PairPrior(np.zeros(60), np.full(60, 4.0)) if known else None
+    gold = np.where(np.arange(60) < 9, np.sign(true.difference).astype(int), GOLD_UNKNOWN)
+    given = MODEL if known else None, prior, gold
+    alone, whole = people_of_crowd(true.votes, *given), fit_crowd(true.votes, *given).people
+    for name in ("n_votes", "skill", "left", "habit", "skill_low", "left_high"):
+        np.testing.assert_array_equal(getattr(alone, name), getattr(whole, name))
 
 
 @pytest.mark.parametrize("deviation, tie, much", [(1.2, 0.3, None), (3.0, 0.8, 2.4)])

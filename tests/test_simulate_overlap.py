@@ -560,6 +560,18 @@ def test_finished_runs_are_not_replayed(world: World, tmp_path: Path) -> None:
     assert Counting.asked, "another truth is another world"
 
 
+def test_larger_batches_are_another_run_with_fewer_points(world: World, tmp_path: Path) -> None:
+    points = []
+    for growth in (0.2, 0.8):
+        request = OverlapRequest((EXPECTED_GAIN,), seeds=1, growth=growth)
+        document = overlap_account(
+            simulate_overlap(world, request, tmp_path, make_consult=counting), replicates=20
+        )
+        assert document["growth"] == growth
+        points.append(len(document["policies"][str(EXPECTED_GAIN)]["votes"]["mean"]))
+    assert points[0] > points[1] > 2
+
+
 def test_a_change_of_what_a_replay_runs_through_is_another_run() -> None:
     """Whatever a joint fit imports of ours is among the sources that name a run."""
     code = (
@@ -594,6 +606,17 @@ def test_what_is_said_of_few_votes_and_of_the_truth(tmp_path: Path) -> None:
 
 
 # The real model.
+
+
+def test_a_consensus_owes_nothing_to_those_before(world: World) -> None:
+    """Its settings are tuned to the votes there are, as those of the loop, which begins anew."""
+    panel, consult = panel_of(world, OverlapPlan(), 0), joint_fit(world)
+    panel.consensus(np.ones(panel.n_pairs, dtype=np.int64), consult)
+    # So many more that pairs turn out to be a matter of their own, though votes have not doubled.
+    n_votes = np.where(np.arange(panel.n_pairs) < 60, 2, 1)
+    later = panel.consensus(n_votes, consult)
+    anew = panel.consensus(n_votes, joint_fit(world))
+    np.testing.assert_array_equal(later.preferred, anew.preferred)
 
 
 def test_the_model_needs_fewer_votes_than_a_majority() -> None:

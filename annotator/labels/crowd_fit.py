@@ -22,7 +22,7 @@ from scipy.special import ndtr
 
 from annotator.labels.crowd_votes import GOLD_UNKNOWN, CrowdVotes, PairPrior
 from annotator.labels.pair_belief import Window, pressed, within
-from annotator.labels.people import Keys, Traits, TraitVotes
+from annotator.labels.people import Keys, PressedKeys, Traits, TraitVotes
 from annotator.preference.vote_model import VoteModel
 from strategies.within_prompt import Floats, Positions, Vectors
 
@@ -117,7 +117,7 @@ class _State:
 
 @dataclass(frozen=True, eq=False)
 class _Expected:
-    """What a step needs: votes by key and node, (n_annotators, n_keys, n_nodes), and the log
+    """What a step needs: votes by key pressed and node, (n_pressed, n_nodes), and the log
     likelihood of all votes for every deviation of d in DEVIATIONS."""
 
     votes: Floats
@@ -144,9 +144,10 @@ class _Search:
             reach = float(np.clip(self.prior.reach, near, FAR + near))
         self.nodes = STEP * np.arange(-np.ceil(reach / STEP), np.ceil(reach / STEP) + 1.0)
         key = votes.annotator * len(self.keys) + self.keys.pressed(votes.grade, votes.left_is_a)
-        shape = (votes.n_pairs, votes.n_annotators * len(self.keys))
+        found, column = np.unique(key, return_inverse=True)
+        self.pressed = PressedKeys(self.keys, *np.divmod(found, len(self.keys)))
         ones = np.ones(len(votes), dtype=np.float32)
-        self.counts = csr_array((ones, (votes.pair, key)), shape=shape)
+        self.counts = csr_array((ones, (votes.pair, column)), shape=(votes.n_pairs, len(found)))
 
     def run(self, state: _State | None) -> _State:
         """Steps from this state, or that before any vote, until none changes anything much."""
@@ -187,10 +188,10 @@ class _Search:
     def _improved(self, state: _State) -> _State:
         expected = self._expected(state)
         careful = pressed(self.nodes, np.arange(self.keys.n_grades)[:, None], state.model)
-        people = state.people.improved(self.keys, careful, expected.votes)
+        people = state.people.improved(self.pressed, careful, expected.votes)
         model, deviation = state.model, state.deviation
         if not self.cuts_known:
-            model = _better_cuts(model, people, self.keys, self.nodes, expected.votes)
+            model = _better_cuts(model, people, self.pressed, self.nodes, expected.votes)
         if self.prior is None:
             deviation = _best_deviation(expected.of_deviation)
         return _State(people, model, deviation)
@@ -206,14 +207,12 @@ class _Search:
                 log_likelihood -= log_likelihood.max(axis=1, keepdims=True)
                 marginal = np.exp(log_likelihood) @ priors
                 of_deviation += np.log(marginal + SMALLEST_SINGLE).sum(axis=0, dtype=np.float64)
-        shape = (self.n_annotators, len(self.keys), len(self.nodes))
-        return _Expected(votes.reshape(shape), of_deviation)
+        return _Expected(votes, of_deviation)
 
     def _log_likelihoods(self, state: _State) -> Iterator[tuple[slice, Vectors]]:
         """Block by block the log likelihood of each pair's votes at the nodes, gold included."""
         careful = pressed(self.nodes, np.arange(self.keys.n_grades)[:, None], state.model)
-        table = np.log(state.people.table(self.keys, careful)).astype(np.float32)
-        table = table.reshape(self.counts.shape[1], len(self.nodes))
+        table = np.log(state.people.table(self.pressed, careful)).astype(np.float32)
         for start in range(0, self.counts.shape[0], BLOCK_PAIRS):
             rows = slice(start, start + BLOCK_PAIRS)
             log: Vectors = self.counts[rows] @ table
@@ -305,13 +304,13 @@ def _best_deviation(of_deviation: Floats) -> float:
 
 
 def _better_cuts(
-    model: VoteModel, people: TraitVotes, keys: Keys, nodes: Floats, expected: Floats
+    model: VoteModel, people: TraitVotes, keys: PressedKeys, nodes: Floats, expected: Floats
 ) -> VoteModel:
     """The cuts after one step of Newton's towards those that explain the votes best."""
     centre = starting_gaps(model)
 
     def worth(gaps: Floats) -> float:
-        careful = pressed(nodes, np.arange(keys.n_grades)[:, None], _with_gaps(gaps))
+        careful = pressed(nodes, np.arange(model.n_grades)[:, None], _with_gaps(gaps))
         moved = np.log(gaps / centre) / HYPERPRIOR_DEVIATION
         likelihood = np.vdot(expected, np.log(people.table(keys, careful)))
         return float(likelihood - 0.5 * moved @ moved)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from annotator.errors import PreferenceError
-from annotator.labels.crowd import Crowd, CrowdVotes, PairPrior, fit_crowd
+from annotator.labels.crowd import Crowd, CrowdVotes, PairPrior, fit_crowd, people_of_crowd
 from annotator.preference.learner import Learner
 from annotator.preference.posterior import Posterior
 from annotator.preference.votes import Votes
@@ -40,19 +40,19 @@ def fit_jointly(
     if rounds < 1:
         raise PreferenceError(f"a joint fit of {rounds} rounds", expected="one round or more")
     known = np.flatnonzero((a >= 0) & (b >= 0))
-    crowd = fit_crowd(votes, gold=gold)
-    lapse = crowd.people.lapse
+    people = people_of_crowd(votes, gold=gold)
     shown = votes.take(np.isin(votes.pair, known))
-    for _ in range(rounds):
-        posterior = learner.learn(cast(a, b, shown, lapse))
+    for further in reversed(range(rounds)):
+        posterior = learner.learn(cast(a, b, shown, people.lapse))
         its_mean, its_variance = posterior.before_votes(a[known], b[known])
         # The others are pairs like these, of which nobody knows which.
         mean = np.zeros(votes.n_pairs)
         variance = np.full(votes.n_pairs, its_variance.mean() + np.square(its_mean).mean())
         mean[known], variance[known] = its_mean, its_variance
-        crowd = fit_crowd(votes, posterior.model, PairPrior(mean, variance), gold)
-        lapse = crowd.people.lapse
-    return posterior, crowd
+        prior = PairPrior(mean, variance)
+        if further:
+            people = people_of_crowd(votes, posterior.model, prior, gold)
+    return posterior, fit_crowd(votes, posterior.model, prior, gold)
 
 
 def cast(a: Positions, b: Positions, votes: CrowdVotes, lapse: Floats) -> Votes:

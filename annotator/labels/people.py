@@ -23,26 +23,25 @@ careless and the pairs clearer than they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.special import digamma
 
+from annotator.labels.skill_posterior import (
+    LAPSED,
+    LOOKED,
+    SidedVotes,
+    expected_shares,
+    intervals,
+)
 from strategies.within_prompt import Bools, Floats, Positions
 
-LOOKED, LAPSED = 2.0, 0.5  # votes that everybody begins with
 # In the search: where less than one lapse is expected of somebody, it settles on none at all.
 SEARCH_LOOKED, SEARCH_LAPSED = 3.0, 1.0
 SHOWN_FROM = 20  # votes below which a skill is nobody's business
 LEFT, TIE, RIGHT = range(3)
 INNER_STEPS = 8
-SMALLEST = 1e-300
-
-# Posterior of one annotator
-POINTS, MULTIPLIER = 4093, 1884
-ZOOMS = 6
-BINS = 64
-FAR = 14.0  # nats below the best point, from which on there is nothing
-HELD = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +83,34 @@ class Keys:
         half = self.n_grades // 2
         found: Positions = left_is_a * self.n_grades + np.clip(grade, -half, half) + half
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class PressedKeys:
+    """Every annotator with every key that the annotator pressed: `annotator`, `key` (n_pressed,).
+
+    Of thousands of people most press few of the keys, and of the others there is nothing to say.
+    """
+
+    keys: Keys
+    annotator: Positions
+    key: Positions
+
+    @property
+    def grade(self) -> Positions:
+        """The grade of each."""
+        return self.keys.grade[self.key]
+
+    def by_annotator(self, values: Floats, n_annotators: int) -> Floats:
+        """Sums of values (n_pressed,), (n_annotators,)."""
+        found: Floats = np.bincount(self.annotator, values, n_annotators).astype(np.float64)
+        return found
+
+    def by_side(self, values: Floats, n_annotators: int) -> Floats:
+        """Sums of values (n_pressed,) by side, (n_annotators, 3)."""
+        place = self.annotator * 3 + self.keys.side[self.key]
+        found: Floats = np.bincount(place, values, 3 * n_annotators).astype(np.float64)
+        return found.reshape(n_annotators, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,29 +167,38 @@ class TraitVotes:
         lapsed = (digamma(self.lapsed) - total)[:, None] + habit
         return np.exp(digamma(self.looked) - total), np.exp(lapsed)[:, keys.side] / keys.on_side
 
-    def table(self, keys: Keys, careful: Floats) -> Floats:
-        """The likelihood of every key, (n_annotators, n_keys, n_nodes).
+    def table(self, pressed: PressedKeys, careful: Floats) -> Floats:
+        """The likelihood of every key that was pressed, (n_pressed, n_nodes).
 
         `careful` (n_grades, n_nodes): P(grade | d) at the nodes of d.
         """
-        looked, lapsed = self.terms(keys)
-        found: Floats = looked[:, None, None] * careful[keys.grade] + lapsed[:, :, None]
+        looked, lapsed = self.terms(pressed.keys)
+        found: Floats = careful[pressed.grade]
+        found *= looked[pressed.annotator, None]
+        found += lapsed[pressed.annotator, pressed.key, None]
         return found
 
-    def improved(self, keys: Keys, careful: Floats, expected: Floats) -> TraitVotes:
-        """The beliefs that explain the votes better; `expected` (n_annotators, n_keys, n_nodes) of
-        them, each spread over the nodes as its pair's d is.
+    def improved(self, pressed: PressedKeys, careful: Floats, expected: Floats) -> TraitVotes:
+        """The beliefs that explain the votes better; `expected` (n_pressed, n_nodes) of them, each
+        spread over the nodes as its pair's d is.
         """
-        found, of_key = self, expected.sum(axis=2)
-        of_side = np.eye(3)[keys.side]
+        found, keys = self, pressed.keys
+        of_key = expected.sum(axis=1)
+        # Shares are sums of positive terms: single precision is enough, and twice as fast.
+        expected, of_careful = (
+            expected.astype(np.float32),
+            careful.astype(np.float32)[pressed.grade],
+        )
+        share = np.empty_like(of_careful)
         for _ in range(INNER_STEPS):
             looked, lapsed = found.terms(keys)
-            share = looked[:, None, None] * careful[keys.grade]
-            share /= share + lapsed[:, :, None]
+            against = lapsed[pressed.annotator, pressed.key] / looked[pressed.annotator]
+            np.add(of_careful, against.astype(np.float32)[:, None], out=share)
+            np.divide(of_careful, share, out=share)
             followed = np.vecdot(expected, share)
-            rest = (of_key - followed) @ of_side
+            rest = pressed.by_side(of_key - followed, len(looked))
             found = TraitVotes(
-                SEARCH_LOOKED + followed.sum(axis=1),
+                SEARCH_LOOKED + pressed.by_annotator(followed, len(looked)),
                 SEARCH_LAPSED + rest.sum(axis=1),
                 keys.habit_votes + rest,
             )
@@ -177,18 +213,44 @@ class People:
     - `left`, the left bias: how much oftener left than right is pressed for no reason of the
       pair's, in [-1, 1].
     - `_low` and `_high`: 95 % credible intervals, from the annotator's own votes and what all
-      others say of the same pairs.
+      others say of the same pairs; made when somebody asks.
     - `habit` (n_annotators, 3): left, tie and right when not looking.
+    - `votes`: what all this comes from.
     """
 
     n_votes: Positions
     skill: Floats
-    skill_low: Floats
-    skill_high: Floats
     left: Floats
-    left_low: Floats
-    left_high: Floats
     habit: Floats
+    votes: SidedVotes
+
+    @property
+    def skill_low(self) -> Floats:
+        """The lower end of the interval of skill; never above skill."""
+        found: Floats = np.minimum(self._intervals[:, 0, 0], self.skill)
+        return found
+
+    @property
+    def skill_high(self) -> Floats:
+        """The upper end of the interval of skill; never below skill."""
+        found: Floats = np.maximum(self._intervals[:, 0, 1], self.skill)
+        return found
+
+    @property
+    def left_low(self) -> Floats:
+        """The lower end of the interval of left bias; never above it."""
+        found: Floats = np.minimum(self._intervals[:, 1, 0], self.left)
+        return found
+
+    @property
+    def left_high(self) -> Floats:
+        """The upper end of the interval of left bias; never below it."""
+        found: Floats = np.maximum(self._intervals[:, 1, 1], self.left)
+        return found
+
+    @cached_property
+    def _intervals(self) -> Floats:
+        return intervals(self.votes)
 
     @property
     def lapse(self) -> Floats:
@@ -221,146 +283,15 @@ def people_of(
     """The annotators, from votes by `annotator` on `key`, (n_votes,).
 
     `careful` (n_votes,): the probability that a careful annotator votes so, given everybody's votes
-    but this one. Given these, an annotator's votes are draws from a mixture whose parts are known
-    and whose shares, skill and the three habits, are not.
+    but this one.
     """
-    order = np.argsort(annotator, kind="stable")
-    n_votes = np.bincount(annotator, minlength=n_annotators)
-    ends = np.cumsum(n_votes)
-    nobody = _Traces.of(keys, key[:0], careful[:0])
-    found = [
-        _Traces.of(keys, key[rows], careful[rows]) if len(rows) else nobody
-        for rows in map(order.__getitem__, map(slice, ends - n_votes, ends))
-    ]
-    parts = np.array([one.parts for one in found]).reshape(-1, 4)
-    bounds = np.array([(one.skill, one.left) for one in found]).reshape(-1, 2, 2)
-    skill, left = parts[:, 0], parts[:, 1 + LEFT] - parts[:, 1 + RIGHT]
+    relative = careful * keys.on_side[key]
+    votes = SidedVotes.of(n_annotators, annotator, keys.side[key], relative, keys.habit_votes)
+    shares = expected_shares(votes)
     return People(
-        n_votes=n_votes,
-        skill=skill,
-        skill_low=np.minimum(bounds[:, 0, 0], skill),
-        skill_high=np.maximum(bounds[:, 0, 1], skill),
-        left=left,
-        left_low=np.minimum(bounds[:, 1, 0], left),
-        left_high=np.maximum(bounds[:, 1, 1], left),
-        habit=parts[:, 1:] / parts[:, 1:].sum(axis=1, keepdims=True),
+        n_votes=votes.n_votes,
+        skill=shares[:, 0],
+        left=shares[:, 1 + LEFT] - shares[:, 1 + RIGHT],
+        habit=shares[:, 1:] / shares[:, 1:].sum(axis=1, keepdims=True),
+        votes=votes,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Traces:
-    """What one annotator's votes say: `parts` (4,), the expected skill and lapse times habit; the
-    intervals `skill` and `left` (2,)."""
-
-    parts: Floats
-    skill: Floats
-    left: Floats
-
-    @classmethod
-    def of(cls, keys: Keys, key: Positions, careful: Floats) -> _Traces:
-        """From votes on these keys."""
-        lapse, habit, weight = _posterior(keys, key, careful)
-        skill, lapsed = 1.0 - lapse, lapse[:, None] * habit
-        with_prior = weight * skill ** (LOOKED - 1.0) * lapse ** (LAPSED - 1.0)
-        parts = with_prior @ np.column_stack((skill, lapsed)) / with_prior.sum()
-        left = lapsed[:, LEFT] - lapsed[:, RIGHT]
-        return cls(parts, _shortest(skill, weight), _shortest(left, weight))
-
-
-def _posterior(keys: Keys, key: Positions, careful: Floats) -> tuple[Floats, Floats, Floats]:
-    """Lapses (POINTS,), habits (POINTS, 3), weights (POINTS,): one annotator's posterior.
-
-    On a lattice in a box around what is likely, which closes in on it. No skill is likelier than
-    another before the votes.
-    """
-    group, careful, count = _binned(keys.side[key], careful, keys.on_side[key])
-    low, high = np.zeros(3), np.ones(3)
-    for _ in range(ZOOMS):
-        # The root of lapse, which is finer where lapse is small; left's share of the habit; tie's
-        # of the rest.
-        point = low + (high - low) * _LATTICE
-        habit = _broken_stick(point)
-        log = _log_posterior(point, habit, keys.habit_votes, group, careful, count)
-        near = point[log > log.max() - FAR]
-        if len(near) > POINTS // 4:
-            break
-        margin = (high - low) / POINTS ** (1.0 / 3.0)
-        low = np.maximum(near.min(axis=0) - margin, 0.0)
-        high = np.minimum(near.max(axis=0) + margin, 1.0)
-    return point[:, 0] ** 2, habit, np.exp(log - log.max())
-
-
-def _broken_stick(point: Floats) -> Floats:
-    """Habits (POINTS, 3) from the second and third coordinates."""
-    left = point[:, 1]
-    tie = (1.0 - left) * point[:, 2]
-    return np.stack((left, tie, 1.0 - left - tie), axis=1)
-
-
-def _log_posterior(
-    point: Floats,
-    habit: Floats,
-    prior: Floats,
-    group: Positions,
-    careful: Floats,
-    count: Floats,
-) -> Floats:
-    """But for its constant, over the unit cube of points, (POINTS,)."""
-    lapse = point[:, 0] ** 2
-    skill, of_group = 1.0 - lapse, lapse[:, None] * habit
-    # Dirichlet's density, what a stick that is broken in two steps adds, and what the square adds.
-    log: Floats = np.log(np.maximum(habit, SMALLEST)) @ (prior - 1.0)
-    log += np.log(1.0 - point[:, 1] + SMALLEST) + np.log(point[:, 0])
-    for side in range(3):
-        its = group == side
-        if its.any():
-            likelihood = skill[:, None] * careful[its] + of_group[:, side, None]
-            log += np.log(likelihood + SMALLEST) @ count[its]
-    return log
-
-
-def _binned(side: Positions, careful: Floats, on_side: Floats) -> tuple[Positions, Floats, Floats]:
-    """Votes as (side, careful, count), `careful` relative to a habit spread over the side's keys.
-
-    Of more than BINS votes on a side those alike are counted together.
-    """
-    relative = careful * on_side
-    sides, values, counts = [], [], []
-    for one in range(3):
-        its = np.sort(relative[side == one])
-        for part in np.array_split(its, min(BINS, len(its))) if len(its) else []:
-            sides.append(one)
-            values.append(float(np.exp(np.log(part + SMALLEST).mean())))
-            counts.append(float(len(part)))
-    return np.array(sides, dtype=np.int64), np.array(values), np.array(counts)
-
-
-def _shortest(value: Floats, weight: Floats) -> Floats:
-    """The shortest interval that holds HELD of the weight, (2,).
-
-    Skills are often close to 1, and then the interval that leaves as much on either side misses
-    them.
-    """
-    order = np.argsort(value)
-    value, below = value[order], np.cumsum(weight[order]) / weight.sum()
-    before = np.concatenate(([0.0], below[:-1]))
-    start = np.flatnonzero(before <= 1.0 - HELD)
-    end = np.minimum(np.searchsorted(below, before[start] + HELD), len(value) - 1)
-    at = np.argmin(value[end] - value[start])
-    return np.array([value[start[at]], value[end[at]]])
-
-
-def _lattice() -> Floats:
-    """Points spread evenly over the unit cube, (POINTS, 3).
-
-    Korobov's lattice, with the multiplier whose error is least in the class P_2, folded by the
-    baker's transformation (Sloan and Joe, Lattice Methods for Multiple Integration, 1994;
-    Hickernell 2002).
-    """
-    multipliers = [1, MULTIPLIER, MULTIPLIER**2 % POINTS]
-    point = (np.outer(np.arange(POINTS), multipliers) % POINTS + 0.5) / POINTS
-    found: Floats = 1.0 - np.abs(2.0 * point - 1.0)
-    return found
-
-
-_LATTICE = _lattice()

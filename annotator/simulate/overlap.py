@@ -77,14 +77,17 @@ MakeConsult = Callable[[World], Consult]
 
 
 def joint_fit(world: World) -> Consult:
-    """The model of annotators, pairs and responses that the loop itself uses."""
+    """The model of annotators, pairs and responses that the loop itself uses.
+
+    As there, a learner anew for every consensus: its settings are tuned to all votes there are.
+    One that goes on tunes only when votes have doubled, and so learns too late, from second votes,
+    how far pairs are a matter of their own.
+    """
     from annotator.labels.joint_fit import fit_jointly
     from annotator.preference.learner import Learner
 
-    learner = Learner(world.features)
-
     def consult(a: Positions, b: Positions, votes: CrowdVotes) -> Consensus:
-        _, crowd = fit_jointly(learner, a, b, votes)
+        _, crowd = fit_jointly(Learner(world.features), a, b, votes)
         return crowd
 
     return consult

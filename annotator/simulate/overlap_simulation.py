@@ -41,6 +41,7 @@ SOURCES = (
     "annotator/labels/pair_belief.py",
     "annotator/labels/panel.py",
     "annotator/labels/people.py",
+    "annotator/labels/skill_posterior.py",
     "annotator/labels/ties.py",
     "annotator/rounds/features.py",
     "annotator/simulate/overlap.py",
@@ -52,13 +53,15 @@ Runs = dict[str, list[OverlapRun]]  # by policy and range, in the order of the s
 
 @dataclass(frozen=True)
 class OverlapRequest:
-    """What was asked for. `truth` None: gold labels where there are any, else votes set aside."""
+    """What was asked for. `truth` None: gold labels where there are any, else votes set aside;
+    `growth` as in OverlapPlan."""
 
     overlaps: tuple[Overlap, ...]
     seeds: int
     n_pairs: int | None = None
     truth: str | None = None
     jobs: int = 1
+    growth: float = OverlapPlan.growth
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +119,7 @@ def simulate_overlap(
     Shows a progress bar; after Ctrl-C or a kill the finished runs are there. Raises
     SimulationError where the set has no such truth.
     """
-    plan = OverlapPlan(request.n_pairs, request.truth or usual_truth(world))
+    plan = OverlapPlan(request.n_pairs, request.truth or usual_truth(world), request.growth)
     panel_of(world, plan, seed=0)  # what is wrong with the set is said before anything is replayed
     store = OverlapStore(
         cache / "overlap",
