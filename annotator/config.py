@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -221,6 +222,81 @@ class StudioSettings(_Section):
     )
 
 
+class ServeSettings(_Section):
+    """What `annotator serve` does when no flag says otherwise. Its tokens are not kept here."""
+
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        8765, description="Port of the dashboard; 0: any that is free."
+    )
+    webhook: bool = Field(
+        True, description="Ask Label Studio to say when somebody has answered; it is polled anyway."
+    )
+    poll_seconds: Annotated[float, Field(ge=1, le=3600)] | None = Field(
+        None,
+        description="Seconds between two looks at Label Studio. Empty: 30 where it calls the "
+        "webhook, else 2 while somebody answers or watches.",
+    )
+    send_when_below: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None, description="Send the next batch when fewer tasks than this wait for an answer."
+    )
+
+
+class Rate(_Section):
+    """What one annotator is paid, in the project's currency."""
+
+    vote: Annotated[float, Field(ge=0)] | None = None
+    hour: Annotated[float, Field(ge=0)] | None = None
+
+
+def _read_json(value: Any) -> Any:
+    """A table as an environment variable can hold it, '{"anna": {"hour": 25}}'."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise PydanticCustomError(
+            "rates", 'names and rates as JSON, such as {"anna": {"hour": 25}}'
+        ) from error
+
+
+class BudgetSettings(_Section):
+    """What labelling costs and may cost. Rates count for votes already there as well."""
+
+    currency: str = Field(
+        "USD",
+        pattern="^[A-Z]{3}$",
+        description="What people are paid in. Judges cost US dollars, whatever it is.",
+    )
+    usd: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="What a US dollar is worth in that currency; without it, and with another "
+        "currency, people and judges are never added up.",
+    )
+    rate_vote: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Paid for each vote; a skip is none."
+    )
+    rate_hour: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Paid for each hour that tasks were open, skipped ones as well."
+    )
+    rates: Annotated[dict[str, Rate], BeforeValidator(_read_json)] = Field(
+        {},
+        description="Who is paid otherwise, by name in Label Studio, as "
+        "{ anna = { hour = 25 }, ben = { vote = 0.1 } }.",
+    )
+    cap_votes: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Votes that the project may ask for in all."
+    )
+    cap_cost: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Money that it may cost in all, in that currency."
+    )
+    minimum_gain: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.5,
+        description="Percentage points of accuracy that the next 100 votes have to bring, at "
+        "best, for more votes to be worth it.",
+    )
+
+
 class Settings(_Section):
     """Settings of an annotator project."""
 
@@ -229,6 +305,8 @@ class Settings(_Section):
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
     round: RoundSettings = Field(default_factory=RoundSettings)
     studio: StudioSettings = Field(default_factory=StudioSettings)
+    budget: BudgetSettings = Field(default_factory=BudgetSettings)
+    serve: ServeSettings = Field(default_factory=ServeSettings)
 
 
 # Names that people know from elsewhere; every other setting is ANNOTATOR_SECTION_FIELD.
@@ -311,7 +389,8 @@ def _unknown_setting(name: str, place: tuple[str, ...], path: Path) -> ConfigErr
     if len(place) > 1 and place[0] in Settings.model_fields:
         model = Settings.model_fields[place[0]].annotation
         assert isinstance(model, type) and issubclass(model, BaseModel)
-        known = list(model.model_fields)
+        # Below a section there are only the rates of people.
+        known = list((model if len(place) == 2 else Rate).model_fields)
     close = difflib.get_close_matches(place[-1], known, n=1)
     return ConfigError(
         f"{path} has an unknown setting: {name}",

@@ -24,6 +24,8 @@ AnnotatorError                     base; the command line prints it without a tr
 │   ├── StudioRejected             the request was refused as wrong (400, 409, 422)
 │   ├── StudioFailed               the server failed (5xx, or an answer that is no JSON)
 │   └── LocalStudioError           the local server cannot be installed or started
+├── BudgetError                    what was spent, or a certificate, cannot be recorded
+├── ServeError                     the dashboard cannot be served as asked
 ├── JudgeError                     the server whose language model judges
 │   ├── JudgeDenied                the key is not accepted (401, 403): stop
 │   ├── JudgeQuota                 the account is out of money (402, 429 insufficient_quota): stop
@@ -159,6 +161,14 @@ class StudioFailed(StudioError):
 
 class LocalStudioError(StudioError):
     """The local Label Studio cannot be installed, started or stopped."""
+
+
+class BudgetError(AnnotatorError):
+    """What was spent, or a promise about pairs, cannot be recorded as asked."""
+
+
+class ServeError(AnnotatorError):
+    """The dashboard cannot be served: the address is taken, or a token will not do."""
 
 
 class JudgeError(AnnotatorError):

@@ -76,7 +76,7 @@ def _labelling(project: StudioProject) -> dict[str, Any]:
 def _saving(n_control: int) -> str:
     if n_control < CONTROL_VOTES_NEEDED:
         return f"not shown yet: {n_control} of at least {CONTROL_VOTES_NEEDED} control votes"
-    return f"not computed by this version; {n_control} control votes are recorded for it"
+    return f"see `annotator budget`; {n_control} control votes to measure it by"
 
 
 def _next(report: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from annotator.cli import main
 from annotator.config import environment_names
 from annotator.studio.connect import KEY_VARIABLE
 from annotator.studio.local_environment import LABEL_STUDIO_VERSION
+from annotator.web.auth import DASHBOARD_VARIABLE, WEBHOOK_VARIABLE
 from strategies import ENTRY_POINT_GROUP
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,7 +113,8 @@ def test_every_command_that_the_readme_runs_exists() -> None:
 def test_every_setting_in_the_readme_exists() -> None:
     named = set(re.findall(r"\b(?:ANNOTATOR|LABEL_STUDIO)_[A-Z_]+\b", README))
     assert "ANNOTATOR_ROUND_STRATEGY" in named
-    assert named <= {*environment_names(), KEY_VARIABLE, "ANNOTATOR_SECTION_SETTING"}
+    secrets = {KEY_VARIABLE, DASHBOARD_VARIABLE, WEBHOOK_VARIABLE}
+    assert named <= {*environment_names(), *secrets, "ANNOTATOR_SECTION_SETTING"}
 
 
 def test_toml_in_the_readme_is_right() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from sqlite_utils import Database
 
@@ -23,6 +24,7 @@ from annotator.store import writing
 from tests.small_world import add_prompts, add_round
 
 SERVER = "http://studio"
+STATES = ("vote", "skip", "deleted", "rejected")
 
 
 @pytest.fixture
@@ -158,3 +160,33 @@ def test_majority(grades: list[str], verdict: str, agreement: float) -> None:
 def test_majority_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="without votes"):
         majority([])
+
+
+def test_what_counts_by_going_through_the_rows_one_by_one(db: Database, project: int) -> None:
+    """The view against a loop, on random histories of edits, deletions and second annotations."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(1, 401):
+        annotation, status = (
+            int(rng.integers(1, 60)),
+            str(rng.choice(STATES, p=[0.6, 0.2, 0.1, 0.1])),
+        )
+        pick, who = 1 + annotation % 2, 1 + annotation % 3 % 2
+        at = f"2026-01-01T10:00:{rng.integers(0, 9):02d}Z"
+        rows.append((number, annotation, pick, who, status, at))
+    with writing(db):
+        db.conn.executemany(
+            """INSERT INTO votes (id, project_id, annotation_id, studio_task_id, pick_id,
+            annotator_id, status, grade, updated_at, seen_at, raw)
+            VALUES (?1, 1, ?2, 101, ?3, ?4, ?5, CASE ?5 WHEN 'vote' THEN 'tie' END, ?6, '',
+            '{}')""",
+            rows,
+        )
+    newest = {row[1]: row for row in rows}  # later rows replace earlier ones
+    counts: dict[tuple[int, int], tuple[str, int]] = {}
+    for number, _, pick, who, status, at in newest.values():
+        if status in ("vote", "skip"):
+            counts[pick, who] = max(counts.get((pick, who), ("", 0)), (at, number))
+    found = db.execute("SELECT pick_id, annotator_id, updated_at, id FROM current_votes").fetchall()
+    assert {(pick, who): (at, number) for pick, who, at, number in found} == counts
+    assert len(found) == len(counts) == 4

@@ -43,18 +43,11 @@ def project_saving(db: Database, database_path: Path) -> Document:
     Only prompts whose responses have vectors by the encoder of the newest round count. Raises
     PreferenceError.
     """
-    votes = counted_votes(db)
-    n_control = int(votes.control.sum())
-    if n_control < FIRST_LOOK:
-        return _too_few(votes, n_control)
-    encoder_id = _encoder(db)
-    if encoder_id is None:
-        return _unmeasured(n_control, "no response has a vector; run `annotator embed`")
-    made_of = {"version": VERSION, "last_vote": newest_vote(db), "encoder": encoder_id}
+    made_of = {"version": VERSION, "last_vote": newest_vote(db), "encoder": _encoder(db)}
 
     def measure() -> Document:
         with progress_bar(None, "saving", "fits") as advance:
-            document = _measure(db, database_path, encoder_id, votes, n_control)
+            document = _measure(db, database_path, made_of["encoder"])
             advance(1)
         return document
 
@@ -68,13 +61,17 @@ def _encoder(db: Database) -> int | None:
     return int(row[0]) if row else None
 
 
-def _measure(
-    db: Database, database_path: Path, encoder_id: int, votes: CountedVotes, n_control: int
-) -> Document:
+def _measure(db: Database, database_path: Path, encoder_id: int | None) -> Document:
     import numpy as np
 
     from annotator.budget.savings import needed_votes, saving
 
+    votes = counted_votes(db)
+    n_control = int(votes.control.sum())
+    if n_control < FIRST_LOOK:
+        return _too_few(votes, n_control)
+    if encoder_id is None:
+        return _unmeasured(n_control, "no response has a vector; run `annotator embed`")
     votes, number, n_cast = in_order(db, votes)
     needed = needed_votes(votes.control, number) & (votes.arm <= ARMS.index("control"))
     votes, number = votes.take(needed), number[needed]

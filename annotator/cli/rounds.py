@@ -19,6 +19,7 @@ from annotator.cli.base import (
     open_project,
     project_option,
 )
+from annotator.cli.route import check_before_use
 
 if TYPE_CHECKING:
     from annotator.candidates.catalog import Shown
@@ -201,6 +202,8 @@ def _choose(project: Project, request: BatchRequest, *, dry_run: bool = False) -
     from annotator.rounds.batch import choose_and_record
 
     encoder_id = embed_first(project)
+    if not dry_run:
+        check_before_use(project, encoder_id)
     return choose_and_record(
         project.db, project.database_path, encoder_id, request, dry_run=dry_run
     )
@@ -313,6 +316,8 @@ def _batch_rows(batch: Batch) -> list[tuple[str, object]]:
         ("pairs", _size_in_words(head)),
         ("asks for", _votes_in_words(batch)),
     ]
+    if routed := head.pool.get("n_routed"):
+        rows.append(("routed", f"{routed:,} pairs left to a machine; control pairs may be of them"))
     if redundant := head.pool["n_redundant"]:
         rows.append(("left out", f"{redundant:,} pairs that read like another or alike"))
     if "n_votes" in head.pool:

@@ -8,6 +8,7 @@ from typing import Any
 from annotator.candidates.catalog import Shown
 from annotator.candidates.identity import Message, prompt_text
 from annotator.export.labelled import LabelledPair
+from annotator.export.machine import MachineLabel, guarantee
 from annotator.labels.consensus import Consensus
 
 Row = dict[str, Any]
@@ -88,40 +89,29 @@ def _probability(pair: LabelledPair, consensus: Consensus) -> float | None:
     return pair.preferred if consensus.verdict == "a" else 1.0 - pair.preferred
 
 
-def trl(pair: LabelledPair) -> list[Row]:
-    """TRL's standard preference format: prompt, chosen and rejected as texts."""
-    return _preference(
-        pair,
-        lambda chosen, rejected: {
-            "prompt": prompt_text(chosen.messages),
-            "chosen": chosen.text,
-            "rejected": rejected.text,
-        },
-    )
+def _texts(chosen: Shown, rejected: Shown) -> Row:
+    return {
+        "prompt": prompt_text(chosen.messages),
+        "chosen": chosen.text,
+        "rejected": rejected.text,
+    }
 
 
-def trl_conversational(pair: LabelledPair) -> list[Row]:
-    """TRL's conversational preference format: prompt, chosen and rejected as messages."""
-
+def _messages(chosen: Shown, rejected: Shown) -> Row:
     def answer(shown: Shown) -> list[Message]:
         return [{"role": "assistant", "content": shown.text}]
 
-    return _preference(
-        pair,
-        lambda chosen, rejected: {
-            "prompt": chosen.messages,
-            "chosen": answer(chosen),
-            "rejected": answer(rejected),
-        },
-    )
+    return {
+        "prompt": chosen.messages,
+        "chosen": answer(chosen),
+        "rejected": answer(rejected),
+    }
 
 
 _HH_ROLE = {"user": "Human", "assistant": "Assistant", "system": "System"}
 
 
-def hh(pair: LabelledPair) -> list[Row]:
-    """HH-RLHF's format: chosen and rejected as whole transcripts."""
-
+def _transcripts(chosen: Shown, rejected: Shown) -> Row:
     def transcript(shown: Shown) -> str:
         answer: Message = {"role": "assistant", "content": shown.text}
         turns = [*shown.messages, answer]
@@ -130,13 +120,74 @@ def hh(pair: LabelledPair) -> list[Row]:
             for turn in turns
         )
 
-    return _preference(
-        pair,
-        lambda chosen, rejected: {
-            "chosen": transcript(chosen),
-            "rejected": transcript(rejected),
-        },
+    return {"chosen": transcript(chosen), "rejected": transcript(rejected)}
+
+
+# What the formats that hold one preference a row say of its texts.
+FORMS: dict[str, Callable[[Shown, Shown], Row]] = {
+    "trl": _texts,
+    "trl-conversational": _messages,
+    "hh": _transcripts,
+}
+
+
+def trl(pair: LabelledPair) -> list[Row]:
+    """TRL's standard preference format: prompt, chosen and rejected as texts."""
+    return _preference(pair, _texts)
+
+
+def trl_conversational(pair: LabelledPair) -> list[Row]:
+    """TRL's conversational preference format: prompt, chosen and rejected as messages."""
+    return _preference(pair, _messages)
+
+
+def hh(pair: LabelledPair) -> list[Row]:
+    """HH-RLHF's format: chosen and rejected as whole transcripts."""
+    return _preference(pair, _transcripts)
+
+
+def by_person(row: Row) -> Row:
+    """A person's row beside which machines' stand: with their columns, which say nothing of it."""
+    return row | dict.fromkeys(_OF_CERTIFICATE)
+
+
+_OF_CERTIFICATE = (
+    "certificate", "certified_at", "certified_agree", "certified_confidence", "guarantee",
+)  # fmt: skip
+
+
+def by_machine(name: str, label: MachineLabel) -> Row:
+    """A machine's label as a row of that format, with the columns of a person's.
+
+    No vote, no round and no person stands behind it; its source, its certificate and what that
+    promises do.
+    """
+    chosen, rejected = (label.a, label.b) if label.label == "a" else (label.b, label.a)
+    certificate = (
+        label.certificate,
+        label.certified_at,
+        label.agree,
+        label.confidence,
+        guarantee(label.agree, label.confidence),
     )
+    return {
+        **FORMS[name](chosen, rejected),
+        "chosen_model": chosen.model,
+        "rejected_model": rejected.model,
+        "probability": label.probability,
+        "grades": [],
+        "margin": None,
+        "pair_key": label.pair_key,
+        "dataset": label.a.dataset,
+        "prompt_id": label.a.external_id,
+        "prompt_key": label.a.prompt_key,
+        "label_source": label.source,
+        "n_votes": 0,
+        "agreement": None,
+        "annotators": [],
+        **dict.fromkeys(("round", "arm", "strategy", "score", "propensity", "seed")),
+        **dict(zip(_OF_CERTIFICATE, certificate, strict=True)),
+    }
 
 
 def votes(pair: LabelledPair) -> list[Row]:

@@ -14,8 +14,9 @@ from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
 from annotator.errors import AnnotatorError
-from annotator.export.formats import FORMATS, Row
+from annotator.export.formats import FORMATS, Row, by_machine, by_person
 from annotator.export.labelled import LabelledPair, labelled_pairs
+from annotator.export.machine import machine_labels, void_labels
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,11 +27,17 @@ ROWS_PER_GROUP = 5_000
 
 @dataclass
 class ExportReport:
-    """Rows written, and pairs that gave none: votes that prefer neither response, or on gold."""
+    """Rows written, and pairs that gave none: votes that prefer neither response, or on gold.
+
+    `machine`: certificate -> rows by it, which are among `rows` and not among `pairs`; `void`:
+    certificate -> labels that were left out since nothing stands behind them any more.
+    """
 
     rows: int = 0
     pairs: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    machine: Counter[int] = field(default_factory=Counter)
+    void: Counter[int] = field(default_factory=Counter)
 
 
 def export_file(
@@ -40,11 +47,13 @@ def export_file(
     *,
     hash_annotators: bool = False,
     by_crowd: bool = False,
+    by_machines: bool = False,
 ) -> ExportReport:
     """Writes the labelled pairs to `path` in format `name`, as what `path` ends in says.
 
-    `hash_annotators` and `by_crowd` as in labelled_pairs. The file appears only when it is
-    complete. Raises AnnotatorError when it cannot be written, or ends in none of WRITERS.
+    `hash_annotators` and `by_crowd` as in labelled_pairs; with `by_machines` also what
+    machine_labels gives, in no format of single votes. The file appears only when it is complete.
+    Raises AnnotatorError when it cannot be written, or ends in none of WRITERS.
     """
     write = _writer(path)
     report = ExportReport()
@@ -52,7 +61,8 @@ def export_file(
     try:
         with _one_snapshot(db):
             pairs = labelled_pairs(db, hash_annotators=hash_annotators, by_crowd=by_crowd)
-            write(_rows(pairs, name, report), scratch)
+            rows = _rows(pairs, name, report)
+            write(_with_machines(db, rows, name, report) if by_machines else rows, scratch)
         scratch.replace(path)
     except OSError as error:
         raise AnnotatorError(
@@ -83,11 +93,13 @@ def export_stream(
     *,
     hash_annotators: bool = False,
     by_crowd: bool = False,
+    by_machines: bool = False,
 ) -> ExportReport:
     """Writes JSON lines to an open stream, as `--out -` does."""
     report = ExportReport()
     pairs = labelled_pairs(db, hash_annotators=hash_annotators, by_crowd=by_crowd)
-    for row in _rows(pairs, name, report):
+    rows = _rows(pairs, name, report)
+    for row in _with_machines(db, rows, name, report) if by_machines else rows:
         stream.write(_line(row))
     return report
 
@@ -114,6 +126,18 @@ def _rows(pairs: Iterable[LabelledPair], name: str, report: ExportReport) -> Ite
         if not rows:
             report.left_out[pair.consensus.verdict if pair.consensus else "gold"] += 1
         yield from rows
+
+
+def _with_machines(
+    db: Database, rows: Iterable[Row], name: str, report: ExportReport
+) -> Iterator[Row]:
+    """People's rows first, then machines'; all with the same columns."""
+    yield from map(by_person, rows)
+    for label in machine_labels(db):
+        report.rows += 1
+        report.machine[label.certificate] += 1
+        yield by_machine(name, label)
+    report.void = void_labels(db)
 
 
 def _line(row: Row) -> str:
@@ -148,8 +172,9 @@ def _write_parquet(rows: Iterable[Row], path: Path) -> None:
     writer: pq.ParquetWriter | None = None
     try:
         for group in _groups(rows):
-            table = pa.Table.from_pylist(group, schema=_schema(group[0]))
-            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+            schema = writer.schema if writer else _schema(group[0])
+            table = pa.Table.from_pylist(group, schema=schema)
+            writer = writer or pq.ParquetWriter(path, schema, compression="zstd")
             writer.write_table(table)
         if writer is None:  # a file with no rows is still a file that others can open
             pq.write_table(pa.table({}), path)
@@ -190,6 +215,9 @@ def _schema(row: Row) -> pa.Schema:
         "prefilled": pa.bool_(),
         "annotators": pa.list_(annotator),
         "grades": pa.list_(pa.string()),
+        "certificate": pa.int64(),
+        "certified_agree": pa.float64(),
+        "certified_confidence": pa.float64(),
     }
     return pa.schema(
         (name, typed.get(name, messages if isinstance(value, list) else pa.string()))
@@ -198,9 +226,12 @@ def _schema(row: Row) -> pa.Schema:
 
 
 def _is_hashed(row: Row) -> bool:
-    """Whether annotators have names instead of ids; it is the same in all rows of an export."""
+    """Whether annotators have names instead of ids; it is the same in all rows of an export.
+
+    Machines' rows, which have none, come after people's.
+    """
     people = [row["annotator"]] if "annotator" in row else row["annotators"]
-    return isinstance(people[0], str)
+    return any(isinstance(one, str) for one in people)
 
 
 WRITERS: dict[str, Callable[[Iterable[Row], Path], None]] = {

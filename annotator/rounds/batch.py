@@ -156,7 +156,8 @@ def _choose(db: Database, database_path: Path, encoder_id: int, request: BatchRe
         overlap_most=overlap.range.most,
         overlap_policy="fixed" if overlap.range.is_fixed else overlap.policy,
     )
-    notes = further.notes + checks.notes
+    empty = request.n - len(picks) - len(extra)
+    notes = further.notes + checks.notes + _left_to_machines(candidates, empty)
     return Batch(None, head, mixed_in(picks, checks, seed), extra, notes)
 
 
@@ -182,11 +183,13 @@ def _new_and_further(
     n_control = control_size(request.n, request.control)
     first = further.first[: request.n - n_control]
     places = n_new = request.n - len(first)
-    if n_new > candidates.pool.n_eligible >= n_new - len(further.by_gain):
+    if candidates.routed.any():
+        n_new = min(n_new, _most_new(candidates, n_control))
+    elif n_new > candidates.pool.n_eligible >= n_new - len(further.by_gain):
         n_new = candidates.pool.n_eligible  # further votes fill the rest
-        n_control = min(n_control, n_new)
+    n_control = min(n_control, n_new)
     if not n_new:
-        return [], first
+        return [], first + further.by_gain[:places]
     choice = choose_batch(
         candidates.pool,
         strategy,
@@ -194,9 +197,29 @@ def _new_and_further(
         n_control,
         seed,
         give_up=lambda chosen: worth.places_for(further.by_gain, chosen),
+        routed=candidates.routed,
     )
     picks = _as_picks(db, candidates, choice, request.strategy)
     return picks, first + further.by_gain[: places - len(picks)]
+
+
+def _most_new(candidates: CandidatePool, n_control: int) -> int:
+    """New pairs that a batch can have where some are routed, `n_control` of them drawn.
+
+    The control arm is drawn from all pairs, so it may take none that is routed: only pairs that
+    need a person are sure to be enough for the rest.
+    """
+    return max(candidates.n_left_to_strategies, min(n_control, candidates.pool.n_eligible))
+
+
+def _left_to_machines(candidates: CandidatePool, empty: int) -> list[str]:
+    """What to say of places that stay empty since the pairs for them are routed."""
+    if not candidates.routed.any() or empty <= 0:
+        return []
+    return [
+        f"{empty:,} places stay empty: certificates leave {int(candidates.routed.sum()):,} "
+        "pairs to a machine, and the strategy has no others; `annotator route` lists them"
+    ]
 
 
 def _nothing_left(further: FurtherVotes) -> RoundError:

@@ -49,11 +49,13 @@ def choose_batch(
     n_control: int,
     seed: int,
     give_up: Callable[[Positions], int] = lambda chosen: 0,
+    routed: Bools | None = None,
 ) -> Choice:
     """n distinct eligible pairs, `n_control` of them drawn uniformly from the whole pool.
 
     The control arm is drawn before the strategy sees the pool, so that it is a uniform sample
-    of everything eligible and not of what the strategy left over. `give_up` says of what the
+    of everything eligible and not of what the strategy left over. Pairs that are `routed`
+    (n_pairs,), left to a machine, are not offered to the strategy. `give_up` says of what the
     strategy chose, in the order in which it did, how many of the last are let go again. Raises
     strategies.PoolTooSmall when fewer than n pairs are eligible, StrategyViolation when the
     strategy breaks its contract.
@@ -70,6 +72,8 @@ def choose_batch(
     if n_control:
         parts.append(random(pool, n_control, control_rng))
         pool = pool.without(parts[0].positions)
+    if routed is not None:
+        pool = pool.without(np.flatnonzero(routed))
     if n > n_control:
         acquired = strategy(pool, n - n_control, acquired_rng)
         check_selection(pool, acquired, n - n_control)

@@ -565,4 +565,20 @@ CREATE TABLE snapshots (
   document TEXT NOT NULL,            -- JSON
   built_at TEXT NOT NULL
 ) WITHOUT ROWID;
+
+-- The same rows as before, several times as fast: the newest state of each annotation is found by a
+-- grouping that an index orders, and whole rows are read only of those that count.
+DROP VIEW current_votes;
+CREATE VIEW current_votes AS
+WITH newest AS (
+  SELECT max(id) AS id, pick_id, annotator_id, status, updated_at
+  FROM votes GROUP BY project_id, annotation_id
+), alive AS (
+  SELECT id, row_number() OVER (
+    PARTITION BY pick_id, annotator_id ORDER BY updated_at DESC, id DESC) AS turn
+  FROM newest WHERE status IN ('vote', 'skip')
+)
+SELECT v.id, v.project_id, v.annotation_id, v.studio_task_id, v.pick_id, v.annotator_id, v.status,
+  v.grade, v.confidence, v.rationale, v.seconds, v.prefilled, v.updated_at, v.seen_at, v.raw
+FROM alive JOIN votes v ON v.id = alive.id WHERE alive.turn = 1;
 """
