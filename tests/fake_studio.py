@@ -23,6 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
+
 LEGACY_TOKEN = "fa4e" * 10
 FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 HTML_404 = (
@@ -81,6 +83,10 @@ class Faults:
     """Changes of a task answered with 500, nothing done."""
     cut_after_changing: int = 0
     """Changes of a task that are made, and whose connection is then reset."""
+    loopback_webhooks: bool = False
+    """Take webhooks to this machine, as the real server does where it is told to and else not."""
+    loses_webhooks: bool = False
+    """Call no webhook, and say nothing of it."""
 
 
 class Refused(Exception):
@@ -103,6 +109,9 @@ class FakeStudio:
     annotations: dict[int, dict[str, Any]] = field(default_factory=dict)
     views: dict[int, dict[str, Any]] = field(default_factory=dict)
     jobs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    webhooks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    happened: list[tuple[str, int]] = field(default_factory=list)
+    """(action, project) of which webhooks are still to be told."""
     requests: list[str] = field(default_factory=list)
     users: list[dict[str, Any]] = field(default_factory=list)
     spent_tokens: set[str] = field(default_factory=set)
@@ -410,6 +419,7 @@ def submit(studio: FakeStudio, call: Call) -> Any:
     made |= {"id": studio.new_id(), "task": task["id"], "created_at": moment, "updated_at": moment}
     studio.annotations[made["id"]] = made
     task["is_labeled"] = _is_answered(studio, task)
+    studio.happened.append(("ANNOTATION_CREATED", task["project"]))
     return made
 
 
@@ -418,6 +428,7 @@ def change_annotation(studio: FakeStudio, call: Call) -> Any:
     moment = studio.tick()
     found |= call.body | {"updated_at": moment, "updated_by": call.user}
     _changed(studio, found["task"], moment)
+    studio.happened.append(("ANNOTATION_UPDATED", studio.tasks[found["task"]]["project"]))
     return found
 
 
@@ -425,6 +436,7 @@ def delete_annotation(studio: FakeStudio, call: Call) -> Any:
     found = _annotation(studio, call)
     del studio.annotations[found["id"]]
     _changed(studio, found["task"], studio.tick())
+    studio.happened.append(("ANNOTATIONS_DELETED", studio.tasks[found["task"]]["project"]))
 
 
 def _changed(studio: FakeStudio, task_id: int, moment: str) -> None:
@@ -436,6 +448,52 @@ def _annotation(studio: FakeStudio, call: Call) -> dict[str, Any]:
     if call.ids[0] not in studio.annotations:
         raise Refused(404, "No Annotation matches the given query.")
     return studio.annotations[call.ids[0]]
+
+
+# Webhooks
+
+
+def list_webhooks(studio: FakeStudio, call: Call) -> Any:
+    project = call.query.get("project")
+    return [one for one in studio.webhooks.values() if project in (None, str(one["project"]))]
+
+
+def create_webhook(studio: FakeStudio, call: Call) -> Any:
+    is_here = urlsplit(call.body["url"]).hostname in ("127.0.0.1", "localhost", "::1")
+    if is_here and not studio.faults.loopback_webhooks:
+        problem = ["URL resolves to a reserved network address (block: 127.0.0.0/8)"]
+        raise Refused(400, "Validation error", {"url": problem})
+    if call.body["project"] not in studio.projects:
+        raise Refused(404, "Project not found.")
+    defaults = {"send_payload": True, "send_for_all_actions": True, "headers": {}, "actions": []}
+    made = defaults | {"is_active": True} | call.body | {"id": studio.new_id()}
+    studio.webhooks[made["id"]] = made
+    return made
+
+
+def delete_webhook(studio: FakeStudio, call: Call) -> Any:
+    if call.ids[0] not in studio.webhooks:
+        raise Refused(404, "No Webhook matches the given query.")
+    del studio.webhooks[call.ids[0]]
+
+
+def call_webhooks(studio: FakeStudio) -> None:
+    """Tells of what happened, inside the request that did it: once each, within a second."""
+    with studio.lock:
+        happened, studio.happened = studio.happened, []
+        hooks = [] if studio.faults.loses_webhooks else list(studio.webhooks.values())
+    for action, project in happened:
+        for hook in hooks:
+            wanted = hook["send_for_all_actions"] or action in hook["actions"]
+            if hook["project"] == project and hook["is_active"] and wanted:
+                with suppress(httpx.HTTPError):
+                    httpx.post(
+                        hook["url"],
+                        headers=hook["headers"],
+                        json={"action": action},
+                        timeout=1.0,
+                        trust_env=False,
+                    )
 
 
 # The server and its people
@@ -482,6 +540,9 @@ ROUTES: list[tuple[str, str, Handle]] = [
     ("POST", r"/api/tasks/(\d+)/annotations/", submit),
     ("PATCH", r"/api/annotations/(\d+)/", change_annotation),
     ("DELETE", r"/api/annotations/(\d+)/", delete_annotation),
+    ("GET", r"/api/webhooks/", list_webhooks),
+    ("POST", r"/api/webhooks/", create_webhook),
+    ("DELETE", r"/api/webhooks/(\d+)/", delete_webhook),
 ]
 OPEN = {"/api/version", "/api/token/refresh/"}
 
@@ -574,7 +635,9 @@ class _Handler(BaseHTTPRequestHandler):
             if found and method == self.command:
                 call = Call(path, [int(one) for one in found.groups()], query, body, user)
                 with self.studio.lock:
-                    return handle(self.studio, call)
+                    answer = handle(self.studio, call)
+                call_webhooks(self.studio)
+                return answer
         raise Refused(404, html=True)
 
     def _user(self, path: str) -> int:

@@ -498,6 +498,43 @@ class TestOverlapOfATask:
         assert self.offered(admin, one_each) is None
 
 
+class TestWebhooks:
+    """The real server of the tests runs with its protection against forged requests, as most do."""
+
+    ACTIONS = ("ANNOTATION_CREATED", "ANNOTATIONS_DELETED")
+
+    def test_made_listed_and_deleted(self, studio: Studio, project: ProjectInfo) -> None:
+        url = f"http:{'//'}1.1.1.1:8765/webhook"  # public, and never called: nobody answers
+        headers = {"X-Token": "abc"}
+        first = studio.create_webhook(project.id, url, headers, self.ACTIONS)
+        second = studio.create_webhook(project.id, url, headers, self.ACTIONS)
+        found = studio.webhooks(project.id)
+        assert [one.id for one in found] == [first, second]  # the same address, twice
+        assert found[0].url == url
+        assert found[0].headers == headers
+        assert found[0].actions == set(self.ACTIONS)
+        assert found[0].is_active
+        assert "abc" not in repr(found[0])
+        studio.delete_webhook(first)
+        studio.delete_webhook(first)
+        assert [one.id for one in studio.webhooks(project.id)] == [second]
+
+    def test_of_this_project_alone(self, studio: Studio, project: ProjectInfo) -> None:
+        other = studio.create_project("Another", new_mark(), config_xml(), 1)
+        try:
+            studio.create_webhook(other.id, f"http:{'//'}1.1.1.1/", {}, self.ACTIONS)
+            assert studio.webhooks(project.id) == []
+        finally:
+            studio.delete_project(other.id)
+
+    def test_an_address_on_this_machine_is_refused(
+        self, studio: Studio, project: ProjectInfo
+    ) -> None:
+        with pytest.raises(StudioRejected):
+            studio.create_webhook(project.id, "http://127.0.0.1:8765/webhook", {}, self.ACTIONS)
+        assert studio.webhooks(project.id) == []
+
+
 class TestAnnotations:
     def test_what_was_said_comes_back(
         self, studio: Studio, server: Server, project: ProjectInfo

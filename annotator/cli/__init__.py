@@ -7,6 +7,7 @@ import click
 from annotator import __version__
 from annotator.cli.annotators import annotators
 from annotator.cli.base import AnnotatorGroup
+from annotator.cli.budget import budget
 from annotator.cli.candidates import import_
 from annotator.cli.demo import demo
 from annotator.cli.diagnose import diagnose
@@ -14,7 +15,10 @@ from annotator.cli.export import export
 from annotator.cli.judge import judge
 from annotator.cli.map import map_
 from annotator.cli.project import doctor, init, status
+from annotator.cli.report import report
 from annotator.cli.rounds import next_batch, sync
+from annotator.cli.route import route
+from annotator.cli.serve import serve
 from annotator.cli.signals import embed
 from annotator.cli.simulate import simulate
 from annotator.cli.studio import studio
@@ -37,6 +41,6 @@ def main() -> None:
 
 for command in (
     init, doctor, import_, embed, judge, map_, next_batch, sync, status, annotators, diagnose,
-    export, simulate, studio, demo,
+    budget, export, route, report, serve, simulate, studio, demo,
 ):  # fmt: skip
     main.add_command(command)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import numpy as np
 
     # Under these names for the modules that draw: they import nothing of matplotlib themselves.
@@ -69,6 +71,27 @@ def square_root_x(axes: Axes, smallest: float, largest: float) -> None:
     axes.set_xlim(left * abs(left), (high + margin) ** 2)
 
 
+def time_x(axes: Axes, times: list[datetime]) -> None:
+    """An x axis of dates, with few marks: as long as there are two different times or more."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=2, maxticks=5)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    formatter = ConciseDateFormatter(locator, show_offset=False)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_formatter(formatter)
+    if len(set(times)) > 1:
+        axes.set_xlim(min(times), max(times))  # type: ignore[arg-type]
+
+
+def whole_numbers(axes: Axes, which: str) -> None:
+    """Marks at whole numbers with commas on the axis `which`, x or y."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
 def _signed_root(x: NDArray[np.float64]) -> NDArray[np.float64]:
     import numpy as np
 
@@ -93,13 +116,18 @@ def as_svg(figure: Figure, titles: Mapping[str, str] | None = None) -> str:
 
     `titles` are what a pointer that rests on a link shows, by the link's target (`set_urls`).
     """
+    return _titled(svg_element(figure, "annotator").replace(INK, "currentColor"), titles or {})
+
+
+def svg_element(figure: Figure, salt: str) -> str:
+    """The figure as an <svg> element as it is drawn. `salt` makes its ids differ from others'."""
     import matplotlib
 
     written = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "annotator"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     svg = written.getvalue()
-    return _titled(svg[svg.index("<svg") :].replace(INK, "currentColor"), titles or {})
+    return svg[svg.index("<svg") :]
 
 
 def _titled(svg: str, titles: Mapping[str, str]) -> str:

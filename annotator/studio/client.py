@@ -21,7 +21,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
@@ -142,6 +142,17 @@ class ChangedTask:
     key: str | None
     updated_at: str
     annotations: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """An address that the server calls when something happens in a project."""
+
+    id: int
+    url: str
+    headers: dict[str, str] = field(repr=False)
+    actions: frozenset[str]
+    is_active: bool
 
 
 class Studio:
@@ -434,6 +445,38 @@ class Studio:
     def delete_annotation(self, annotation_id: int) -> None:
         """Deletes one annotation."""
         self._ask("DELETE", f"api/annotations/{annotation_id}/", read=_nothing)
+
+    # Webhooks
+
+    def webhooks(self, project_id: int) -> list[Webhook]:
+        """The webhooks of one project, lowest id first."""
+        params = {"project": project_id}
+        return self._ask("GET", "api/webhooks/", params=params, read=_webhooks)
+
+    def create_webhook(
+        self, project_id: int, url: str, headers: dict[str, str], actions: Sequence[str]
+    ) -> int:
+        """The id of a new webhook that names these actions of the project and tells no more.
+
+        The server sends each call once, within a second, and forgets it. Raises StudioRejected
+        where it does not call such an address, as by default none on this machine or in a private
+        network. Whoever may see the project can read the headers.
+        """
+        body = {
+            "project": project_id,
+            "url": url,
+            "headers": headers,
+            "actions": list(actions),
+            "send_payload": False,
+            "send_for_all_actions": False,
+            "is_active": True,
+        }
+        return self._ask("POST", "api/webhooks/", body=body, read=_new_id)
+
+    def delete_webhook(self, webhook_id: int) -> None:
+        """Deletes one webhook; one that is gone is fine."""
+        with suppress(StudioNotFound):
+            self._ask("DELETE", f"api/webhooks/{webhook_id}/", read=_nothing)
 
     # Lists of tasks
 
@@ -786,6 +829,20 @@ def _changed_task(task: dict[str, Any]) -> ChangedTask:
 
 def _open_task(task: dict[str, Any]) -> OpenTask:
     return OpenTask(_new_id(task), _key(task), dict(task["data"]))
+
+
+def _webhooks(found: list[dict[str, Any]]) -> list[Webhook]:
+    return sorted((_webhook(one) for one in found), key=lambda webhook: webhook.id)
+
+
+def _webhook(found: dict[str, Any]) -> Webhook:
+    return Webhook(
+        id=_new_id(found),
+        url=str(found["url"]),
+        headers={str(name): str(value) for name, value in (found.get("headers") or {}).items()},
+        actions=frozenset(found.get("actions") or []),
+        is_active=bool(found.get("is_active")),
+    )
 
 
 def _changed_after(moment: datetime | None) -> list[dict[str, Any]]:
