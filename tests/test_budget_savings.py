@@ -290,7 +290,8 @@ def _saving(**changes: object) -> Saving:
         "n_uniform": 400, "votes": Interval(260.0, 210.0, 330.0),
         "right": Interval(0.02, -0.01, 0.05), "evidence": 3.0,
         "looks": ((30, False), (60, False), (120, True), (240, True)), "learned": True,
-        "at": np.array([0, 400, 800]), "ours": flat, "uniform": flat[0],
+        "at": np.array([0, 400, 800]), "ours": flat, "uniform_at": np.array([200, 400]),
+        "uniform": flat[:2],
     }  # fmt: skip
     return Saving(**(values | changes))  # type: ignore[arg-type]
 

@@ -387,6 +387,19 @@ def test_text_can_be_read_and_pictures_be_seen(theme: str) -> None:
             assert contrast(colours[series], colours[ground]) >= 3, (series, ground)
 
 
+def test_two_points_are_not_joined_to_a_curve() -> None:
+    """A line from nothing to the only measured point would promise what nobody measured."""
+    view = full_view()
+    curve = view["budget"]["saving"]["curve"]
+    first = {"votes": 0, "quality": -0.69, "low": None, "high": None}
+    curve["uniform"] = [first, curve["uniform"][-1]]
+    html = sections(view)["saving"]
+    uniform = re.findall(r'<path [^>]*stroke="var\(--series-1[^>]*>', html)
+    assert uniform and not any("dasharray" in path for path in uniform)
+    heights = [re.findall(r"[\d.]+", re.findall(r'd="M ([^"]+)"', path)[0]) for path in uniform]
+    assert all(len(set(numbers[0::2])) == 1 for numbers in heights if len(numbers) == 4)
+
+
 def test_series_differ_by_more_than_colour() -> None:
     html = sections(full_view())["saving"]
     dashes = set(re.findall(r'stroke-dasharray="([^"]+)"', html))

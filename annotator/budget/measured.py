@@ -186,7 +186,10 @@ def document_of(found: Saving, n_control: int, n_votes: int) -> Document:
         },
         "curve": {
             "ours": [_point(n, row) for n, row in zip(found.at, found.ours, strict=True)],
-            "uniform": [_point(0, found.ours[0]), _point(found.n_uniform, found.uniform)],
+            "uniform": [
+                _point(0, found.ours[0]),
+                *(_point(n, row) for n, row in zip(found.uniform_at, found.uniform, strict=True)),
+            ],
         },
     }
 

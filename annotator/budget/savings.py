@@ -44,6 +44,7 @@ from strategies.within_prompt import Bools, Floats, Positions
 GROUPS = 30
 # Votes of the project at which it is measured, as shares of the control arm's.
 AT = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0)
+UNIFORM_AT = (0.15, 0.3, 0.5, 0.75)  # shares at which the control arm's own curve is shown
 MOST_VOTES = 2_000  # of the control arm that teach; of more the first
 MOST_FORETOLD = 6_000  # of the control arm
 FIRST_LOOK = 30  # control votes
@@ -154,9 +155,9 @@ class Ahead:
         margin: Floats = student.ppf(0.5 + 0.5 * level, self.freedom) * self.error
         return margin
 
-    def after(self, first: int) -> Ahead:
-        """Without the first learners."""
-        return Ahead(self.score[first:], self.error[first:], self.freedom[first:])
+    def first(self, n: int) -> Ahead:
+        """The first n learners."""
+        return Ahead(self.score[:n], self.error[:n], self.freedom[:n])
 
 
 def measured(
@@ -268,8 +269,8 @@ class Saving:
     - `evidence`: D with as many votes, in its standard errors.
     - `looks`: control votes at each look, and whether the test passed there.
     - `learned`: whether anything that was learned foretells votes better than a coin.
-    - `at`, `ours`, `uniform`: the curves, mean log scores by votes, with their intervals over that
-      of a coin.
+    - `at`, `ours` and `uniform_at`, `uniform`: the curves, mean log scores over that of a coin by
+      votes, with their intervals, (n_points, 3).
     """
 
     n_uniform: int
@@ -280,6 +281,7 @@ class Saving:
     learned: bool
     at: Positions
     ours: Floats
+    uniform_at: Positions
     uniform: Floats
 
     @property
@@ -316,28 +318,31 @@ def saving(
     n_uniform, cast = min(cast.n_control, MOST_VOTES), cast.needed()
     last = int(cast.number[-1])
     at = np.unique([min(round(share * n_uniform), last) for share in AT])
-    uniform = cast.control & (np.cumsum(cast.control) <= n_uniform)
-    both = measured(features, cast, [uniform, *(cast.number <= n for n in at)], rng, groups)
-    ahead, equal = both.against(0).after(1), int(np.searchsorted(at, n_uniform))
-    gained = both.against(1)  # the second learner was taught nothing
+    uniform_at = np.array([round(share * n_uniform) for share in (1.0, *UNIFORM_AT)])
+    of_control = np.where(cast.control, np.cumsum(cast.control), n_uniform + 1)
+    lessons = [cast.number <= n for n in at] + [of_control <= n for n in uniform_at]
+    both, n_ours = measured(features, cast, lessons, rng, groups), len(at)
+    ahead, equal = both.against(n_ours).first(n_ours), int(np.searchsorted(at, n_uniform))
+    gained = both.against(0)  # which was taught nothing
     margin = gained.margin(LEVEL)
     curve = np.stack((gained.score, gained.score - margin, gained.score + margin), axis=1)
     return Saving(
         n_uniform=n_uniform,
         votes=crossing(at.astype(np.float64), ahead),
-        right=_right(both, 1 + equal),
+        right=_right(both, equal, n_ours),
         evidence=float(ahead.score[equal] / ahead.error[equal]),
         looks=tuple(_looks(features, cast, rng, groups)),
-        learned=bool(np.any(curve[[0, -1], 1] > 0.0)),
+        learned=bool(np.any(curve[[n_ours - 1, n_ours], 1] > 0.0)),
         at=at,
-        ours=curve[1:],
-        uniform=curve[0],
+        ours=curve[:n_ours],
+        uniform_at=np.sort(uniform_at),
+        uniform=curve[n_ours:][np.argsort(uniform_at)],
     )
 
 
-def _right(both: Measured, equal: int) -> Interval:
-    """The share foretold by that learner, less that of the first."""
-    ahead = both.right[[equal]] - both.right[0]
+def _right(both: Measured, equal: int, uniform: int) -> Interval:
+    """The share foretold by one learner, less that of another."""
+    ahead = both.right[[equal]] - both.right[uniform]
     freedom = max(len(np.unique(both.pair)) - 1, 1)
     error = float(clustered_error(ahead, both.pair)[0])
     margin = float(student.ppf(0.5 + 0.5 * LEVEL, freedom)) * error
@@ -351,8 +356,8 @@ def _looks(
     """The test at every look so far: with as many votes, do ours foretell more?"""
     for n in look_sizes(cast.n_control):
         then = cast.until(n)
-        both = measured(features, then, [then.control, then.number <= n], rng, groups)
-        ahead = both.against(0).after(1)
+        both = measured(features, then, [then.number <= n, then.control], rng, groups)
+        ahead = both.against(1)
         needed = ahead.margin(2.0 * float(norm.cdf(LOOK_QUANTILE)) - 1.0)
         yield n, bool(ahead.score[0] > needed[0])
 

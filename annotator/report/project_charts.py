@@ -33,6 +33,7 @@ Document = dict[str, Any]
 WIDE, NARROW = (6.8, 3.5), (3.9, 3.1)  # inches
 BAND = 0.18  # opacity
 OURS, UNIFORM, LIMIT = 0, 1, 6  # of COLOURS
+FEW_POINTS = 2
 CURVES = {"ours": ("chosen by the strategy", OURS), "uniform": ("drawn at random", UNIFORM)}
 
 
@@ -61,9 +62,11 @@ def _draw_curve(axes: Axes, points: Sequence[Document], label: str, colour: int,
     """A line with its band; the marker and the dashes differ as the colours do."""
     if not points:
         return
-    votes = [point["votes"] for point in points]
+    if len(points) <= FEW_POINTS:
+        _draw_few(axes, points, label, colour, i)
+        return
     axes.plot(
-        votes,
+        [point["votes"] for point in points],
         [point["quality"] for point in points],
         color=COLOURS[colour],
         linestyle=LINES[i],
@@ -81,6 +84,32 @@ def _draw_curve(axes: Axes, points: Sequence[Document], label: str, colour: int,
         alpha=BAND,
         linewidth=0,
     )
+
+
+def _draw_few(axes: Axes, points: Sequence[Document], label: str, colour: int, i: int) -> None:
+    """Points with their bars alone: a straight line between two of them is no learning curve."""
+    shown = [point for point in points if point["votes"] > 0] or list(points)
+    quality = [point["quality"] for point in shown]
+    ends = [
+        [abs(point["quality"] - _or(point.get(end), point["quality"])) for point in shown]
+        for end in ("low", "high")
+    ]
+    axes.errorbar(
+        [point["votes"] for point in shown],
+        quality,
+        yerr=ends,
+        color=COLOURS[colour],
+        marker=MARKERS[i],
+        linestyle="none",
+        markersize=6,
+        linewidth=1.5,
+        capsize=4,
+        label=label,
+    )
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value
 
 
 def _saving_words(saving: Document, curve: Mapping[str, Sequence[Document]]) -> str:

@@ -87,10 +87,7 @@ def project_view(
             tell(name)
             view[name] = _guarded(gather, source)
         else:
-            view[name] = (before or {}).get(name) or {
-                "missing": "Not computed yet.",
-                "fault": False,
-            }
+            view[name] = (before or {}).get(name) or {"missing": NOT_YET, "fault": False}
     return view
 
 
