@@ -70,7 +70,6 @@ def test_a_saving_is_measured_and_kept(
     document = project_saving(db, played / "annotator.db")
     n_control = int(counted_votes(db).control.sum())
     assert document["control_votes"] == document["votes_uniform"] == n_control >= 30
-    assert document["answer"] in ("saving", "not-saving", "not-shown")
     assert document["looks"]["next"] == 60
     ours = document["curve"]["ours"]
     assert ours[0] == {"votes": 0, "quality": 0.0, "low": 0.0, "high": 0.0}
@@ -108,3 +107,22 @@ def test_without_vectors_it_says_so(
 ) -> None:
     monkeypatch.setattr(measured, "_encoder", lambda _: None)
     assert "annotator embed" in project_saving(db, played / "annotator.db")["sentence"]
+
+
+def test_looks_are_kept_and_stand(db: Database, played: Path) -> None:
+    from annotator.budget import snapshots
+
+    assert measured._looked(db) == {}
+    measured._keep_looks(db, {60: True, 120: False})
+    assert measured._looked(db) == {60: True, 120: False}
+    assert snapshots.newest(db, measured.LOOKS) is not None
+
+
+def test_what_is_kept_is_made_anew_when_scores_are_told(db: Database) -> None:
+    before = measured._made_of(db)
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute("DELETE FROM embeddings WHERE row = (SELECT max(row) FROM embeddings)")
+        assert measured._made_of(db) != before
+    finally:
+        db.execute("ROLLBACK")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotator.budget import snapshots
-from annotator.labels.consensus_store import newest_vote, skills
+from annotator.labels.consensus_store import newest_build, newest_vote, skills
 from annotator.labels.votes import (
     ARMS,
     CountedVotes,
@@ -16,6 +16,7 @@ from annotator.labels.votes import (
 )
 from annotator.progress import progress_bar
 from annotator.rounds.believe import features_around
+from annotator.signals.scores import told_method
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 VERSION = 1  # what a kept saving was computed by; raise it when results change
-FIRST_LOOK = 30  # control votes: as annotator.budget.savings, which is not imported in vain
+LOOKS = "saving-looks"  # what came of each look; it stands, so it is not made of later votes
+# Control votes, as in annotator.budget.savings, which is imported only where it is needed.
+FEWEST, FIRST_LOOK = 30, 60
 USEFUL = 0.10  # saving below which choosing is not worth the trouble
 PLENTY = 120  # control votes, from which on it tells that nothing was learned by them
 GUESS = 0.5  # standard errors, up to which few control votes do not tell how far it is
@@ -38,12 +41,12 @@ QUALITY = "votes foretold, log score above a coin's"
 
 
 def project_saving(db: Database, database_path: Path) -> Document:
-    """What can be said of the project's saving, as one document; kept until there is a new vote.
+    """What can be said of the project's saving, as one document; kept until something is new.
 
     Only prompts whose responses have vectors by the encoder of the newest round count. Raises
     PreferenceError.
     """
-    made_of = {"version": VERSION, "last_vote": newest_vote(db), "encoder": _encoder(db)}
+    made_of = _made_of(db)
 
     def measure() -> Document:
         with progress_bar(None, "saving", "fits") as advance:
@@ -52,6 +55,22 @@ def project_saving(db: Database, database_path: Path) -> Document:
         return document
 
     return snapshots.kept(db, "saving", made_of, measure)
+
+
+def _made_of(db: Database) -> Document:
+    """What the saving depends on: votes, encoder and vectors, scores, beliefs of people."""
+    encoder_id, build = _encoder(db), newest_build(db)
+    vectors = db.execute(
+        "SELECT max(row) FROM embeddings WHERE encoder_id = ?", [encoder_id]
+    ).fetchone()[0]
+    return {
+        "version": VERSION,
+        "last_vote": newest_vote(db),
+        "encoder": encoder_id,
+        "vectors": vectors,
+        "told": told_method(db),
+        "people": None if build is None else build.id,
+    }
 
 
 def _encoder(db: Database) -> int | None:
@@ -68,7 +87,7 @@ def _measure(db: Database, database_path: Path, encoder_id: int | None) -> Docum
 
     votes = counted_votes(db)
     n_control = int(votes.control.sum())
-    if n_control < FIRST_LOOK:
+    if n_control < FEWEST:
         return _too_few(votes, n_control)
     if encoder_id is None:
         return _unmeasured(n_control, "no response has a vector; run `annotator embed`")
@@ -80,9 +99,23 @@ def _measure(db: Database, database_path: Path, encoder_id: int | None) -> Docum
     if features is None:
         return _unmeasured(n_control, "responses lack vectors, or too many prompts have votes")
     cast = _cast(db, votes, number, response_ids)
-    if cast.n_control < FIRST_LOOK:
+    if cast.n_control < FEWEST:
         return _unmeasured(n_control, "prompts of the control arm lack vectors")
-    return document_of(saving(features, cast, np.random.default_rng(0)), n_control, n_cast)
+    looked = _looked(db)
+    found = saving(features, cast, np.random.default_rng(0), looked=looked)
+    if dict(found.looks) != looked:
+        _keep_looks(db, dict(found.looks))
+    return document_of(found, n_control, n_cast)
+
+
+def _looked(db: Database) -> dict[int, bool]:
+    """What came of each look that was taken, by its control votes."""
+    kept = snapshots.get(db, LOOKS, {"version": VERSION}) or {}
+    return {int(n): passed for n, passed in kept.items()}
+
+
+def _keep_looks(db: Database, looks: dict[int, bool]) -> None:
+    snapshots.put(db, LOOKS, {"version": VERSION}, {str(n): passed for n, passed in looks.items()})
 
 
 def in_order(db: Database, votes: CountedVotes) -> tuple[CountedVotes, NDArray[np.int64], int]:
@@ -136,15 +169,17 @@ def _lapses(db: Database, annotator_ids: NDArray[np.int64]) -> Floats | None:
 
 
 def _too_few(votes: CountedVotes, n_control: int) -> Document:
+    if not len(votes):
+        return _empty("too-few", "No saving is shown yet: nobody has voted.", 0)
     if not n_control:
         sentence = (
-            "No saving can be measured: no pair was drawn uniformly. Give `next-batch` a "
-            "--control share."
+            "No saving can be measured: no vote is on a pair that was drawn uniformly. "
+            "`next-batch` draws them where its --control share is above 0."
         )
         return _empty("no-control", sentence, 0)
-    more = round((FIRST_LOOK - n_control) * len(votes) / n_control)
+    more = round((FEWEST - n_control) * len(votes) / n_control)
     sentence = (
-        f"No saving is shown yet: {n_control} of at least {FIRST_LOOK} votes of the control arm; "
+        f"No saving is shown yet: {n_control} of at least {FEWEST} votes of the control arm; "
         f"about {_rounded(more):,} more votes."
     )
     return _empty("too-few", sentence, n_control) | {"more_votes": more}
@@ -159,7 +194,7 @@ def _empty(answer: str, sentence: str, n_control: int) -> Document:
         "answer": answer,
         "sentence": sentence,
         "control_votes": n_control,
-        "needed": FIRST_LOOK,
+        "needed": FEWEST,
         **dict.fromkeys(("share", "low", "high", "votes_ours", "votes_uniform")),
         **dict.fromkeys(("same_votes", "more_votes", "curve")),
         "looks": {"shown_at": [], "next": _next_look(n_control)},
@@ -173,10 +208,11 @@ def document_of(found: Saving, n_control: int, n_votes: int) -> Document:
     share = found.share
     sentence = _sentence(found, answer, _outlook(found, more, n_votes))
     return _empty(answer, sentence, n_control) | {
-        "share": _number(share.value),
+        # No figure without its claim: somebody's script would print it.
+        "share": _number(share.value) if answer == "saving" else None,
         "low": _number(share.low),
         "high": _number(share.high),
-        "votes_ours": None if found.votes.value is None else round(found.votes.value),
+        "votes_ours": round(found.votes.value or 0) if answer == "saving" else None,
         "votes_uniform": found.n_uniform,
         "same_votes": {**_interval(found.right), "votes": found.n_uniform},
         "more_votes": more,
@@ -195,10 +231,11 @@ def document_of(found: Saving, n_control: int, n_votes: int) -> Document:
 
 
 def _answer(found: Saving) -> str:
-    high = found.share.high
+    low, high = found.share.low, found.share.high
     if found.shown:
         return "saving"
-    if (high is not None and high < USEFUL) or _nothing_learned(found):
+    little = high is not None and high < USEFUL and not (low is not None and low > 0.0)
+    if found.looks and (little or _nothing_learned(found)):
         return "not-saving"
     return "not-shown"
 
@@ -238,7 +275,7 @@ def _between(found: Saving) -> str:
     elif low is not None:
         took = f"took at least {low:,.0f} votes of this project"
     else:
-        took = "may have taken any number of votes of this project"
+        return f"by {n} votes of the control arm it may be anything, or a loss"
     return f"what {n} uniformly chosen votes teach {took} (95 %)"
 
 

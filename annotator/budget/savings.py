@@ -26,7 +26,7 @@ Pure: arrays in, arrays out; randomness is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,10 +47,11 @@ AT = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0)
 UNIFORM_AT = (0.15, 0.3, 0.5, 0.75)  # shares at which the control arm's own curve is shown
 MOST_VOTES = 2_000  # of the control arm that teach; of more the first
 MOST_FORETOLD = 6_000  # of the control arm
-FIRST_LOOK = 30  # control votes
-# A test at each of ten looks, whose information doubles from one to the next, passes somewhere with
-# a probability of 5 % where there is no saving (Pocock, Biometrika 64, 1977, for doublings).
-LOOK_QUANTILE = 2.458
+FEWEST = 30  # control votes that say anything at all
+FIRST_LOOK = 60  # control votes; with fewer the scores are too far from normal for a test
+# A test at each of six looks, whose information doubles from one to the next, passes somewhere with
+# a probability of 2.5 % where there is no saving (Pocock, Biometrika 64, 1977, for doublings).
+LOOK_QUANTILE = 2.547
 LEVEL = 0.95
 SMALLEST = 1e-12
 EVEN = 1e-9  # so near one half neither side is foretold
@@ -261,7 +262,8 @@ class Saving:
     """What the votes say of the saving.
 
     - `n_uniform`: votes of the control arm whose work is compared.
-    - `votes`: of the project, that do the same work. An open low end: it may be none at all; an
+    - `votes`: of the project, that do the same work; no value where even none do it, or all do not.
+      An open low end: it may be none at all; an
       open high end: more than there are.
     - `right`: the share of the control arm's votes that the project foretells with as many votes,
       less the share that the control arm foretells itself. Its interval is that of the votes
@@ -297,8 +299,8 @@ class Saving:
     @property
     def shown(self) -> bool:
         """Whether a saving may be claimed: the last look's test passed, the interval is above 0."""
-        low = self.share.low
-        return self.looks[-1][1] and low is not None and low > 0.0
+        passed, share = bool(self.looks) and self.looks[-1][1], self.share
+        return passed and share.value is not None and share.low is not None and share.low > 0.0
 
 
 def saving(
@@ -306,16 +308,20 @@ def saving(
     cast: CastVotes,
     rng: np.random.Generator,
     groups: int = GROUPS,
+    looked: Mapping[int, bool] | None = None,
 ) -> Saving:
     """The saving by these votes.
 
-    Needs FIRST_LOOK votes of the control arm; raises PreferenceError below.
+    `looked`: by its control votes what came of each look that was taken before. It stands, whatever
+    is known of features and annotators by now. Needs FEWEST votes of the control arm; raises
+    PreferenceError below.
     """
-    if cast.n_control < FIRST_LOOK:
+    if cast.n_control < FEWEST:
         raise PreferenceError(
-            f"{cast.n_control} votes of the control arm", expected=f"{FIRST_LOOK} or more"
+            f"{cast.n_control} votes of the control arm", expected=f"{FEWEST} or more"
         )
     n_uniform, cast = min(cast.n_control, MOST_VOTES), cast.needed()
+    of_looks = rng.spawn(1)[0]  # what else is drawn changes nothing of them
     last = int(cast.number[-1])
     at = np.unique([min(round(share * n_uniform), last) for share in AT])
     uniform_at = np.array([round(share * n_uniform) for share in (1.0, *UNIFORM_AT)])
@@ -331,7 +337,7 @@ def saving(
         votes=crossing(at.astype(np.float64), ahead),
         right=_right(both, equal, n_ours),
         evidence=float(ahead.score[equal] / ahead.error[equal]),
-        looks=tuple(_looks(features, cast, rng, groups)),
+        looks=tuple(_looks(features, cast, of_looks, groups, looked or {})),
         learned=bool(np.any(curve[[n_ours - 1, n_ours], 1] > 0.0)),
         at=at,
         ours=curve[:n_ours],
@@ -351,19 +357,28 @@ def _right(both: Measured, equal: int, uniform: int) -> Interval:
 
 
 def _looks(
-    features: ResponseFeatures, cast: CastVotes, rng: np.random.Generator, groups: int
+    features: ResponseFeatures,
+    cast: CastVotes,
+    rng: np.random.Generator,
+    groups: int,
+    looked: Mapping[int, bool],
 ) -> Iterator[tuple[int, bool]]:
     """The test at every look so far: with as many votes, do ours foretell more?"""
-    for n in look_sizes(cast.n_control):
+    sizes = look_sizes(cast.n_control)
+    for n, of_look in zip(sizes, rng.spawn(len(sizes)), strict=True):
+        if n in looked:
+            yield n, looked[n]
+            continue
         then = cast.until(n)
-        both = measured(features, then, [then.number <= n, then.control], rng, groups)
+        # Each of the control arm's votes is foretold by the others, one fewer.
+        both = measured(features, then, [then.number <= n - 1, then.control], of_look, groups)
         ahead = both.against(1)
         needed = ahead.margin(2.0 * float(norm.cdf(LOOK_QUANTILE)) - 1.0)
         yield n, bool(ahead.score[0] > needed[0])
 
 
 def look_sizes(n_control: int) -> list[int]:
-    """Votes of the control arm at every look up to so many: 30, 60, 120, ..."""
+    """Votes of the control arm at every look up to so many: 60, 120, 240, ..."""
     sizes: list[int] = []
     while (n := FIRST_LOOK << len(sizes)) <= min(n_control, MOST_VOTES):
         sizes.append(n)
