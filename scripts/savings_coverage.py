@@ -287,14 +287,23 @@ def account(project: Project, rows: list[Document]) -> Document:
         "open_low": float(np.isinf(low).mean()),
         "open_high": float(np.isinf(high).mean()),
         "median_width": _finite(float(np.median(high - low))),
-        "claimed": _share([one["shown"] for one in rows]),
-        "claimed_anywhere": _share([any(passed for _, passed in one["looks"]) for one in rows]),
+        **_claims(rows),
         "learned": _share([one["learned"] for one in rows]),
         "right": {
             "truth": float(right),
             "covered": _share([one["right"][1] <= right <= one["right"][2] for one in rows]),
         },
         "annotator": __version__,
+    }
+
+
+def _claims(rows: list[Document]) -> Document:
+    """How often a saving is claimed; None where the looks were not taken."""
+    if any(one["looks"] is None for one in rows):
+        return {"claimed": None, "claimed_anywhere": None}
+    return {
+        "claimed": _share([one["shown"] for one in rows]),
+        "claimed_anywhere": _share([any(passed for _, passed in one["looks"]) for one in rows]),
     }
 
 
@@ -395,8 +404,10 @@ def row(document: Document) -> list[str]:
         f"{document['interval_above']['value']:.1%}" if known else "",
         f"{document['open_low']:.0%}, {document['open_high']:.0%}",
         "open" if width is None else f"{width:.0%}",
-        percent(document["claimed"]),
-        percent(document["claimed_anywhere"]),
+        *(
+            percent(document[name]) if document[name] else "not measured"
+            for name in ("claimed", "claimed_anywhere")
+        ),
     ]
 
 
