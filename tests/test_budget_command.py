@@ -12,17 +12,23 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from sqlite_utils import Database
 
 from annotator.budget import account, evidence, measures, snapshots
 from annotator.budget.account import budget_account, measures_of
-from annotator.budget.evidence import Evidence, sampled_pairs
+from annotator.budget.evidence import Evidence, n_newer_pairs, n_pairs_of, sampled_pairs
 from annotator.budget.ledger import add_spend
-from annotator.budget.words import percent, screen
+from annotator.budget.words import percent, saving_details, screen
+from annotator.candidates.identity import text_hash
 from annotator.cli import main
 from annotator.config import Settings, load_settings
+from annotator.report.project_report import _same_votes
+from annotator.signals.embeddings import embed_missing
 from annotator.status import project_status
 from annotator.store import now, open_db, writing
+from tests.fake_encoder import FakeEncoder
 from tests.labelled_project import LabelledProject
+from tests.small_world import add_prompt
 
 SIZES = [3, 6, 4, 2, 5, 7, 3, 4, 5, 6, 2, 4, 8, 3, 5, 4, 6, 5, 3, 7, 4, 5, 6, 4, 7, 3, 5, 6]
 
@@ -109,11 +115,20 @@ def test_the_quality_holds_the_truth(project: LabelledProject) -> None:
     assert "too few to check anything by" in found["cross_check_why"]
 
 
-def test_a_strategy_that_draws_is_checked_by_its_own_picks(tmp_path: Path) -> None:
+def test_a_strategy_that_draws_is_checked_by_its_own_picks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = LabelledProject(tmp_path / "p", SIZES, seed=3)
     for number in range(4):
         project.next_batch(40 + number, strategy="random")
         project.answer()
+    # By the last round it had taken a third of the pairs: what it drew then stands for another pool.
+    found = account_of(project)["quality"]
+    assert found["cross_check"] is None
+    assert "strategies had taken 33 % of the pool" in found["sentence"]
+    with writing(project.db):
+        project.db.execute("DELETE FROM snapshots")
+    monkeypatch.setattr("annotator.budget.measures.MOST_TAKEN", 0.4)  # these went by lot
     found = account_of(project)["quality"]
     assert found["cross_check"]["votes"] == 125  # what is not drawn for control
     assert found["agree"] is True
@@ -124,6 +139,36 @@ def test_a_strategy_that_draws_is_checked_by_its_own_picks(tmp_path: Path) -> No
     found = account_of(project)["quality"]
     assert found["cross_check"]["votes"] == 125  # a round that does not draw says nothing
     project.close()
+
+
+def test_pairs_that_came_in_after_the_control_arm_are_not_spoken_for(
+    project: LabelledProject,
+) -> None:
+    assert account_of(project)["quality"]["newer_pairs"] == 0
+    assert "does not speak for" not in account_of(project)["quality"]["sentence"]
+    before = len(project.pairs())
+    assert n_pairs_of(project.db) == before
+    texts = [f"a late answer {j}" for j in range(5)]
+    add_prompt(project.db, [{"role": "user", "content": "a late question"}], texts)
+    add_late_response(project.db, project.responses[0][0])  # a pair with each early answer
+    embed_missing(project.db, FakeEncoder(), project.path)
+    n = 10 + len(project.responses[0])
+    assert n_pairs_of(project.db) == before + n
+    quality = account_of(project)["quality"]
+    assert quality["newer_pairs"] == n
+    assert f"It does not speak for {n} pairs that came in after" in quality["sentence"]
+    assert n_newer_pairs(project.db, 10**6) == 0  # no such round
+
+
+def add_late_response(db: Database, beside: int) -> None:
+    """One more response to the prompt of that one."""
+    text = "a late answer to an early question"
+    with writing(db):
+        db.execute(
+            """INSERT INTO responses (response_key, prompt_id, text, text_hash, model, import_id)
+            SELECT 'late', prompt_id, ?, ?, model, import_id FROM responses WHERE id = ?""",
+            [text, text_hash(text), beside],
+        )
 
 
 def test_intervals_that_do_not_meet_are_said_so(
@@ -317,7 +362,7 @@ def test_the_screen_has_everything_a_lead_reads(
     text = " ".join(result.stdout.split())
     for said in (
         "Spent: 182 votes of 3 people", "91.00 EUR", "1 hybrid acquired", "anna", "182 spent, 8 "
-        "reserved", "On a random pair of the pool the model foretells", "The next 100 votes would",
+        "reserved", "On a random pair of the pool the model foretells", "next 100 votes",
         "stabilised predictions:", "budget in votes: 182 spent and "
         "8 reserved of 400 votes",
     ):  # fmt: skip
@@ -406,3 +451,15 @@ def test_evidence_of_an_empty_project(tmp_path: Path) -> None:
     assert snapshots.newest(project.db, account.KIND) is None
     assert measures_of(project.db, project.path)["why_not"] == "0 of at least 30 control votes"
     project.close()
+
+
+def test_the_difference_at_the_same_votes_says_what_its_interval_leaves_out() -> None:
+    same = {"value": 0.021, "low": 0.006, "high": 0.036, "votes": 1240}
+    saving = {"same_votes": same}
+    (said,) = saving_details(saving)
+    assert "+2.1 points (+0.6 to +3.6)" in said
+    assert "leaves out the luck of the votes that taught" in said
+    shown = _same_votes(saving)
+    assert shown is not None
+    assert "leaves out the luck of the votes that taught" in shown
+    assert "better" not in shown

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from sqlite_utils import Database
 
+from annotator.budget.account import budget_account
 from annotator.budget.certificates import (
     certificates,
     check_certificates,
@@ -29,17 +30,19 @@ from annotator.budget.opinions import POSTERIOR, opinions_of
 from annotator.budget.route import RouteRequest, listed, picked_pairs, route
 from annotator.budget.routing import level_of, lower_bound
 from annotator.cli import main
-from annotator.config import template
+from annotator.config import load_settings, template
 from annotator.errors import AnnotatorError, RoundError
 from annotator.export.formats import FORMS
+from annotator.export.machine import machine_labels
 from annotator.export.write import export_file, export_stream
 from annotator.labels.votes import counted_votes
 from annotator.rounds.pool import build_pool
 from annotator.signals.embeddings import embed_missing
 from annotator.signals.judges.judgements import Judgement, record_judgements
 from annotator.store import open_db, writing
+from annotator.web.lookup import pair_document
 from tests.fake_encoder import FakeEncoder
-from tests.routed_world import JUDGE, UNEVEN, RoutedWorld
+from tests.routed_world import JUDGE, SURE, UNEVEN, RoutedWorld
 from tests.small_world import add_prompt
 
 SIZES = list(UNEVEN) * 30  # 180 prompts, 1,080 pairs
@@ -310,6 +313,63 @@ def test_a_later_look_takes_the_place_of_an_earlier_certificate(
     assert (new.n_calibration, new.void_at) == (400, None)
 
 
+@pytest.fixture
+def two(db: Database, tmp_path: Path) -> RoutedWorld:
+    """450 control pairs: people agree with the judge always where it is sure, else with 62 %."""
+    world = RoutedWorld(db, tmp_path / "annotator.db", list(UNEVEN) * 60)
+    world.choose(500, control=0.9)
+    world.agree(1.0, unsure=0.62)
+    return world
+
+
+def exported_truth(world: RoutedWorld) -> dict[int, float]:
+    """Certificate -> how often people agree with its rows, known of this world."""
+    shares: dict[int, list[float]] = {}
+    ids = dict(world.db.execute("SELECT response_key, id FROM responses").fetchall())
+    for row in machine_labels(world.db):
+        a, b = (world.score[ids[shown.response_key]] for shown in (row.a, row.b))
+        shares.setdefault(row.certificate, []).append(1.0 if abs(a - b) > SURE else 0.62)
+    return {one: float(np.mean(found)) for one, found in shares.items()}
+
+
+@pytest.mark.parametrize("order", [(0.82, 0.95), (0.95, 0.82)])
+def test_what_a_second_certificate_leaves_of_the_first_is_not_exported_under_its_promise(
+    two: RoutedWorld, order: tuple[float, float]
+) -> None:
+    documents = [looked(two, asked(agree)) for agree in order]
+    assert [document["outcome"] for document in documents] == ["certified"] * 2
+    assert [document["replaced"] for document in documents] == [[], [1]]
+    agree = {one.id: one.agree for one in certificates(two.db)}
+    truth = exported_truth(two)
+    assert set(truth) == {2}
+    assert all(share >= agree[one] for one, share in truth.items())
+    assert len(list(machine_labels(two.db))) == certificates(two.db)[1].n_pairs
+    assert certificates(two.db)[0].void_because == "certificate 2 took its place"
+    routed = build_pool(two.db, two.path, two.encoder_id).routed.sum()
+    assert routed == certificates(two.db)[1].n_pairs
+
+
+def test_an_older_certificate_that_shares_pairs_ends_at_the_next_check(two: RoutedWorld) -> None:
+    """As a database may have it that was written before a new one ended the older."""
+    looked(two, asked(0.82))
+    looked(two, asked(0.95))
+    with writing(two.db):
+        two.db.execute("UPDATE certificates SET void_at = NULL, void_because = NULL")
+    assert reasons(two) == ["certificate 2 took its place"]
+    assert [one.id for one in certificates(two.db, in_force=True)] == [2]
+
+
+def test_certificates_of_other_pairs_stay_beside_each_other(two: RoutedWorld) -> None:
+    looked(two, asked(0.82))
+    with writing(two.db):
+        two.db.execute("DELETE FROM routed WHERE certificate_id = 1")
+        two.db.execute(
+            "INSERT INTO routed SELECT 1, a_id, b_id, 'a', 0.9 FROM picks WHERE arm = 'acquired'"
+        )
+    assert looked(two, asked(0.95))["replaced"] == []
+    assert [one.id for one in certificates(two.db, in_force=True)] == [1, 2]
+
+
 def test_pairs_that_were_imported_later_are_not_promised(world: RoutedWorld) -> None:
     known = world.db.execute("SELECT max(id) FROM responses").fetchone()[0]
     add_prompts_again(world)
@@ -493,6 +553,44 @@ def test_a_vote_that_is_changed_later_counts_as_it_is_now(world: RoutedWorld) ->
     assert "0 agree" in because
 
 
+def test_the_account_leaves_out_what_the_next_use_will_end_and_writes_nothing(
+    folder: Path, world: RoutedWorld
+) -> None:
+    looked(world)
+    settings = load_settings(folder, {})
+    before = budget_account(world.db, world.path, settings)
+    assert before["spared"]["routing"]["pairs"] == world.db["routed"].count
+    assert before["certificates"][0]["void_because"] is None
+    world.judge(JUDGE)  # recorded anew, with other scores
+    after = budget_account(world.db, world.path, settings)
+    assert after["spared"]["routing"] is None
+    assert after["certificates"][0]["void_because"] == f"{JUDGE} was recorded anew"
+    assert [one.void_at for one in certificates(world.db)] == [None]
+
+
+def test_the_account_promises_no_more_than_the_weakest_of_several(
+    folder: Path, world: RoutedWorld
+) -> None:
+    looked(world, asked(0.8, confidence=0.95))
+    copied_certificate(world, 2)
+    with writing(world.db):
+        world.db.execute("UPDATE certificates SET agree = 0.85, confidence = 0.9 WHERE id = 2")
+    found = budget_account(world.db, world.path, load_settings(folder, {}))["spared"]["routing"]
+    assert (found["error"], found["confidence"]) == (0.2, 0.9)
+    assert "at least 80 %" in found["guarantee"]
+    assert "probability 10 %" in found["guarantee"]
+
+
+def copied_certificate(world: RoutedWorld, number: int) -> None:
+    """Certificate 1 once more, with no pairs."""
+    columns = ", ".join(name for name in world.db["certificates"].columns_dict if name != "id")
+    with writing(world.db):
+        world.db.execute(
+            f"INSERT INTO certificates (id, {columns}) SELECT ?, {columns} FROM certificates",
+            [number],
+        )
+
+
 # Exports
 
 
@@ -525,8 +623,8 @@ def test_every_machine_row_says_what_it_is_and_what_is_promised(
         assert (row["certificate"], row["certified_agree"]) == (1, 0.8)
         assert row["certified_confidence"] == 0.9
         assert row["guarantee"] == (
-            "people agree on at least 80 % of the pairs that it covers; false with probability "
-            "10 % at most"
+            "of the votes that people would cast on its pairs at least 80 % agree with it; false "
+            "with probability 10 % at most"
         )
         assert (row["n_votes"], row["annotators"], row["arm"], row["round"]) == (0, [], None, None)
         assert 0 < row["probability"] < 1
@@ -633,7 +731,7 @@ def test_the_command_certifies_lists_exports_and_ends(folder: Path, world: Route
     out = folder / "out.jsonl"
     said = called(folder, "export", "--machine-labels", "--out", str(out))
     assert said.exit_code == 0, said.output
-    assert "certificate 1: people agree on at least 80 %" in said.output
+    assert "certificate 1: of the votes that people would cast" in said.output
     said = called(folder, "route", "--void", "1")
     assert "need people again" in said.output
     said = called(folder, "export", "--machine-labels", "--out", str(out))
@@ -651,6 +749,47 @@ def test_an_export_ends_what_has_no_ground_any_more_first(folder: Path, world: R
     document = json.loads(said.stdout)
     assert document["machine_labels"]["rows"] == {}
     assert document["machine_labels"]["void"]["1"] > 0
+
+
+def test_whoever_certifies_a_judge_is_told_when_that_holds(
+    folder: Path, world: RoutedWorld
+) -> None:
+    said = called(folder, "route", "--agree", "0.8", "--source", "judge", "--dry-run").output
+    assert "named without looking at how control votes agree with it" in said
+    said = called(folder, "route", "--agree", "0.7").output
+    assert "need no person: certificate 1" in said
+    assert "named without looking" not in said
+    said = called(folder, "route", "--agree", "0.8", "--source", "judge").output
+    assert "named without looking at how control votes agree with it" in said
+    assert "certificate 1, void now" in said
+
+
+# The page of a pair
+
+
+def test_a_pairs_page_shows_the_certificate_in_force_and_no_machine_beside_a_person(
+    world: RoutedWorld,
+) -> None:
+    looked(world)
+    pair = world.db.execute("SELECT a_id, b_id, label FROM routed LIMIT 1").fetchone()
+    a, b, label = pair
+    copied_certificate(world, 2)
+    with writing(world.db):
+        world.db.execute("INSERT INTO routed VALUES (2, ?, ?, ?, 0.6)", pair)
+    void_by_hand(world.db, 2)
+    found = pair_document(world.db, a, b)["machine"]
+    assert (found["certificate"], found["label"], found["void_at"]) == (1, label, None)
+    void_by_hand(world.db, 1)
+    assert pair_document(world.db, a, b)["machine"]["certificate"] == 2
+    world.choose(400, control=1.0, seed=3)
+    (pick, a, b) = next(
+        row
+        for row in world.unanswered()
+        if row[1:] in pairs_of(world.db, "SELECT a_id, b_id FROM routed WHERE certificate_id = 1")
+    )
+    assert pair_document(world.db, a, b)["machine"]["certificate"] == 1
+    world.answer({pick: "tie"})
+    assert pair_document(world.db, a, b)["machine"] is None
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotator.budget import advice, snapshots
-from annotator.budget.certificates import certificates
+from annotator.budget.certificates import certificates, newest_encoder, without_ground
 from annotator.budget.ledger import ledger
 from annotator.budget.words import (
     gain_sentence,
@@ -16,6 +17,7 @@ from annotator.budget.words import (
     standing_sentence,
     stop_sentence,
 )
+from annotator.export.machine import guarantee
 from annotator.labels.intervals import Estimate
 from annotator.store import now
 
@@ -108,6 +110,7 @@ def _quality(found: Document) -> Document:
         "accuracy": None,
         "plain": None,
         "worth": None,
+        "power": None,
         "cross_check": None,
         "cross_check_why": None,
         "agree": None,
@@ -159,29 +162,34 @@ def _spared(db: Database, found: Document) -> Document:
 
 
 def _routing(db: Database) -> Document | None:
-    """Pairs that certificates in force answer; None where there are none."""
-    in_force = certificates(db, in_force=True)
+    """Pairs that certificates answer that are in force and would stay so if used now; or None."""
+    gone = {one.id for one, _ in without_ground(db, newest_encoder(db))}
+    in_force = [one for one in certificates(db, in_force=True) if one.id not in gone]
     if not in_force:
         return None
     pairs = db.execute(
         """SELECT count(*) FROM (SELECT DISTINCT r.a_id, r.b_id FROM routed r
-          JOIN certificates c ON c.id = r.certificate_id WHERE c.void_at IS NULL
-          AND NOT EXISTS (SELECT 1 FROM picks p WHERE p.a_id = r.a_id AND p.b_id = r.b_id
-            AND p.arm IN ('acquired', 'control')))"""
+          JOIN json_each(?) c ON c.value = r.certificate_id
+          WHERE NOT EXISTS (SELECT 1 FROM picks p WHERE p.a_id = r.a_id AND p.b_id = r.b_id
+            AND p.arm IN ('acquired', 'control')))""",
+        [json.dumps([one.id for one in in_force])],
     ).fetchone()[0]
     row = db.execute("SELECT overlap FROM rounds ORDER BY id DESC LIMIT 1").fetchone()
     weakest = min(in_force, key=lambda one: (one.agree, one.confidence))
+    confidence = min(one.confidence for one in in_force)
     return {
         "pairs": pairs,
         "votes": pairs * (1 if row is None else int(row[0])),
         "error": round(1.0 - weakest.agree, 6),
-        "confidence": weakest.confidence,
+        "confidence": confidence,
         "certificate": weakest.id,
-        "guarantee": weakest.guarantee,
+        "guarantee": guarantee(weakest.agree, confidence),
     }
 
 
 def _certificates(db: Database) -> list[Document]:
+    """Every certificate there ever was; of one that the next use will end, why."""
+    gone = {one.id: because for one, because in without_ground(db, newest_encoder(db))}
     return [
         {
             "id": one.id,
@@ -191,7 +199,7 @@ def _certificates(db: Database) -> list[Document]:
             "n_calibration": one.n_calibration,
             "pairs": one.n_pairs,
             "made_at": one.made_at,
-            "void_because": one.void_because,
+            "void_because": one.void_because or gone.get(one.id),
         }
         for one in certificates(db)
     ]

@@ -190,15 +190,20 @@ def stabilised(kappas: Sequence[float], n_pairs: int) -> Rule:
 
 
 def too_little_gain(gain: Estimate, minimum: float) -> Rule:
-    """Whether even the upper end of the gain per 100 votes is below `minimum` percentage points."""
+    """Whether even the upper end of the gain per 100 votes is below `minimum` percentage points.
+
+    The bound is of one look. Looked at after every vote it falls below by luck more often than the
+    level of its interval says.
+    """
     name = "small gain"
     if np.isnan(gain.high):
         return Rule(name, False, "the gain is not known yet")
     return Rule(
         name,
         100.0 * gain.high < minimum,
-        f"the next {AHEAD} votes bring {100.0 * gain.high:+.2f} points at best; the minimum is "
-        f"{minimum:g} (minimum_gain under [budget])",
+        f"by today's votes the next {AHEAD} bring {100.0 * gain.high:+.2f} points at best; the "
+        f"minimum is {minimum:g} (minimum_gain under [budget]); looked at often, it comes to that "
+        "by luck too",
     )
 
 

@@ -3,6 +3,9 @@
 A certificate is in force until it is void. It is checked before every use: it voids itself when
 what it stands on has changed, and when control votes no longer bear it out. Nothing is ever
 deleted, since exports refer to it.
+
+No two in force share a pair. A promise is about a whole set: what another certificate would leave
+of it, the harder part where that one is stricter, is a set that nobody has tested.
 """
 
 from __future__ import annotations
@@ -145,7 +148,7 @@ def record_certificate(
     db: Database, made: Certificate, routed: Iterable[tuple[int, int, str, float]]
 ) -> int:
     """The id of a new certificate with its pairs (a_id, b_id, label, probability); in the caller's
-    transaction. `made.id` says nothing."""
+    transaction. `made.id` says nothing. Certificates in force that share a pair with it end."""
     row = vars(made) | {
         "calibration": json.dumps(made.calibration),
         "depends": _text(made.depends),
@@ -163,7 +166,26 @@ def record_certificate(
         VALUES (?, ?, ?, ?, ?)""",
         ((certificate_id, *pair) for pair in routed),
     )
+    end_overtaken(db, certificate_id)
     return certificate_id
+
+
+def end_overtaken(db: Database, certificate_id: int) -> None:
+    """Ends the older certificates that share a pair with this one, in the caller's transaction."""
+    for older in certificates(db, in_force=True):
+        if older.id < certificate_id and _share_a_pair(db, older.id, certificate_id):
+            void(db, older.id, took_its_place(certificate_id))
+
+
+def took_its_place(certificate_id: int) -> str:
+    """Why an older certificate is void."""
+    return f"certificate {certificate_id} took its place"
+
+
+def _share_a_pair(db: Database, one: int, other: int) -> bool:
+    query = """SELECT 1 FROM routed r JOIN routed o ON o.certificate_id = ?
+        AND o.a_id = r.a_id AND o.b_id = r.b_id WHERE r.certificate_id = ? LIMIT 1"""
+    return db.execute(query, [other, one]).fetchone() is not None
 
 
 def void(db: Database, certificate_id: int, because: str) -> None:
@@ -198,18 +220,36 @@ def check_certificates(db: Database, encoder_id: int | None) -> list[tuple[Certi
     `encoder_id` None, where nobody knows what encoder comes next, that alone is not looked at.
     To be called before every use: a new batch, an export of machine labels, a new certificate.
     """
-    ended = []
-    for certificate in certificates(db, in_force=True):
-        because = "; ".join(changes(db, certificate.depends, encoder_id))
-        if not because:
-            because = _not_borne_out(certificate, standing(db, certificate))
-        if because:
-            ended.append((certificate, because))
+    ended = without_ground(db, encoder_id)
     if ended:
         with writing(db):
             for certificate, because in ended:
                 void(db, certificate.id, because)
     return ended
+
+
+def without_ground(db: Database, encoder_id: int | None) -> list[tuple[Certificate, str]]:
+    """What check_certificates would end, each with the reason; writes nothing."""
+    in_force = certificates(db, in_force=True)
+    found = []
+    for i, certificate in enumerate(in_force):
+        because = "; ".join(changes(db, certificate.depends, encoder_id))
+        for newer in in_force[i + 1 :]:
+            if not because and _share_a_pair(db, certificate.id, newer.id):
+                because = took_its_place(newer.id)
+        if not because:
+            because = _not_borne_out(certificate, standing(db, certificate))
+        if because:
+            found.append((certificate, because))
+    return found
+
+
+def newest_encoder(db: Database) -> int | None:
+    """The encoder of the newest round that had one."""
+    row = db.execute(
+        "SELECT encoder_id FROM rounds WHERE encoder_id IS NOT NULL ORDER BY id DESC LIMIT 1"
+    ).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _not_borne_out(certificate: Certificate, found: Standing) -> str:

@@ -189,6 +189,24 @@ def n_pairs_of(db: Database) -> int:
     return int(db.execute(query).fetchone()[0])
 
 
+def n_newer_pairs(db: Database, round_id: int) -> int:
+    """Pairs of candidates that were not there when that round was chosen; 0 where nobody knows.
+
+    Candidates are only ever added, with growing ids.
+    """
+    query = f"""WITH candidates AS (
+          SELECT prompt_id, row_number() OVER (ORDER BY id) AS place FROM responses
+          WHERE id NOT IN ({GOLD_ONLY_RESPONSES})
+        ), known AS (
+          SELECT json_extract(pool, '$.n_responses') AS n FROM rounds WHERE id = ?
+        ), sizes AS (
+          SELECT count(*) AS k, coalesce(sum(place <= (SELECT n FROM known)), count(*)) AS before
+          FROM candidates GROUP BY prompt_id
+        ) SELECT coalesce(sum(k * (k - 1) / 2 - before * (before - 1) / 2), 0)
+        FROM sizes"""  # noqa: S608
+    return int(db.execute(query, [round_id]).fetchone()[0])
+
+
 def sampled_pairs(db: Database, most: int, rng: np.random.Generator) -> tuple[Positions, Positions]:
     """Response ids of pairs of candidates with different texts: all, or a uniform sample of `most`.
 

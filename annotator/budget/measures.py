@@ -18,7 +18,7 @@ from annotator.budget.advice import (
     next_gain,
 )
 from annotator.budget.counts import current_counts
-from annotator.budget.evidence import Evidence, Rounds, control_votes_of, leads
+from annotator.budget.evidence import Evidence, Rounds, control_votes_of, leads, n_newer_pairs
 from annotator.budget.quality import (
     Drawn,
     Outcomes,
@@ -44,10 +44,11 @@ from strategies.within_prompt import Bools, Floats, Positions, all_pairs
 
 Document = dict[str, Any]
 
-VERSION = 1
+VERSION = 2
 DIGITS = 6
 LEAST_BETWEEN = 20  # votes between two models that are called successive
 ANSWERED = 0.9  # of a round's picks, before it makes a model of its own
+MOST_TAKEN = 0.05  # of the pool, by strategies, before the cross-check is about another one
 MOST_CHECKED = 2_000  # control pairs, that inference is checked on
 MOST_INFERRED = 200_000  # pairs of prompts with votes, that are looked through
 
@@ -126,8 +127,16 @@ class _Taught:
             "accuracy": _estimate(share.helped),
             "plain": _estimate(share.plain),
             "worth": _number(share.worth),
+            "newer_pairs": self._newer_pairs(),
+            "power": _number(share.power),
             **self._cross_check(),
         }
+
+    def _newer_pairs(self) -> int:
+        """Pairs that came in after the first round that has control votes had been drawn."""
+        picks, rounds = self._evidence.picks, self._evidence.rounds
+        first = picks.place[self._rows][picks.control[self._rows]].min()
+        return n_newer_pairs(self._evidence.db, int(rounds.ids[first]))
 
     def gain(self) -> Document | None:
         """What the last half of the votes brought, and what the next ones would."""
@@ -224,6 +233,12 @@ class _Taught:
                 "cross_check_why": f"the {found.n:,} votes on pairs that the strategy drew weigh "
                 f"as little as {found.effective:.0f} random ones: too few to check anything by",
             }
+        if (taken := _taken_before(rounds, int(picks.place[kept].max()))) > MOST_TAKEN:
+            return {
+                "cross_check": None,
+                "cross_check_why": f"strategies had taken {100 * taken:.0f} % of the pool before "
+                "the last pairs were drawn, so those stand for what was left and not for all",
+            }
         return {"cross_check": _estimate(found.share) | {"votes": found.n}, "cross_check_why": None}
 
 
@@ -245,6 +260,12 @@ def _whole_rounds(place: Positions, control: Bools, drawn: Bools, n_rounds: int)
     acquired = np.bincount(place[~control], minlength=n_rounds)
     whole: Bools = (np.bincount(place[drawn], minlength=n_rounds) == acquired) & (acquired > 0)
     return whole
+
+
+def _taken_before(rounds: Rounds, place: int) -> float:
+    """The share of the pool that strategies had taken before that round."""
+    pool = rounds.n_left[place] + rounds.n_taken[place]
+    return float(rounds.n_acquired[:place].sum() / max(pool, 1))
 
 
 def _given_not_control(chance: Floats, rounds: Rounds, place: Positions) -> Floats:

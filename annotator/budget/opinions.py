@@ -2,7 +2,8 @@
 
 Sources are the preference model (`posterior`) and judges, named by the method of their scores.
 What is said of a pair never depends on a vote on that pair: of the posterior it is what remains
-when the pair's own votes are taken out, and judges know of no votes.
+when the pair's own votes are taken out, and judges know of no votes. On other control pairs' votes
+the posterior does depend.
 """
 
 from __future__ import annotations
@@ -174,6 +175,8 @@ def recorded_by(db: Database, source: str, up_to: int | None = None) -> list[flo
 
 def changes(db: Database, depends: Depends, encoder_id: int | None) -> list[str]:
     """In words, what a promise stood on that is another now; `encoder_id` None: not looked at."""
+    if not depends:
+        return []
     source = str(depends["source"])
     now = depends_on(db, source, encoder_id or 0)
     words = {"encoder": "encoder", "told": "judge that the project goes by", "model": "model"}

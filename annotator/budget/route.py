@@ -20,6 +20,7 @@ from annotator.budget.certificates import (
     record_certificate,
     record_look,
     standing,
+    took_its_place,
     void,
 )
 from annotator.budget.opinions import POSTERIOR, depends_on, opinions_of, recorded_by
@@ -236,8 +237,9 @@ def route(
 
     `outcome` is certified, not-certified, too-few (no look is due yet), looked-before (the newest
     look has been taken, whatever came of it), or dry-run, which looks at no vote and records
-    nothing. A new certificate ends an older one of the same promise. Raises RoundError where there
-    is nothing to certify, PreferenceError and EncoderError.
+    nothing. A new certificate ends older ones of the same promise and those that share a pair with
+    it: `replaced`. Raises RoundError where there is nothing to certify, PreferenceError and
+    EncoderError.
     """
     lock = database_path.with_name(f"{database_path.name}.choose.lock")
     with hold_lock(lock, "certifying"):
@@ -269,6 +271,7 @@ class _Attempt:
         self.votes = evidence.calibration
         self.look = look_due(len(self.votes))
         self.tests: list[Test] = []
+        self.replaced: list[int] = []
 
     def document(self, *, dry_run: bool) -> Document:
         """Takes the look that is due, unless it is a dry run, and says what came of it."""
@@ -286,6 +289,7 @@ class _Attempt:
             "outcome": outcome,
             "certificate": in_force.id if in_force else None,
             "covered": in_force.n_pairs if in_force else 0,
+            "replaced": self.replaced,
             "pool": len(pool.side),
             "pool_with_opinion": len(confident),
             "newer_pairs": self.evidence.ground.n_newer,
@@ -370,13 +374,15 @@ class _Attempt:
         labels = [LABELS[side] for side in pool.side[covered].tolist()]
         probability = self.evidence.probability()[covered].tolist()
         a, b = ground.a_ids[covered].tolist(), ground.b_ids[covered].tolist()
+        before = {one.id for one in certificates(self.db, in_force=True)}
         made = replace(
             made,
             id=record_certificate(self.db, made, zip(a, b, labels, probability, strict=True)),
         )
         for look in self.looks:
             if look.certificate_id is not None:
-                void(self.db, look.certificate_id, f"certificate {made.id} took its place")
+                void(self.db, look.certificate_id, took_its_place(made.id))
+        self.replaced = sorted(before - {one.id for one in certificates(self.db, in_force=True)})
         return made
 
     def _in_force(self, made: Certificate | None) -> Certificate | None:

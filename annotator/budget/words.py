@@ -84,9 +84,13 @@ def quality_sentence(quality: Document) -> str:
     sentence = (
         "On a random pair of the pool the model foretells "
         f"{percent(quality['accuracy'])} of people's votes that take a side, of which it knows "
-        f"none; by {counted(quality['votes_control'], 'control vote')}, worth "
-        f"{quality['worth']:,.0f} with the model's help."
+        f"none; by {counted(quality['votes_control'], 'control vote')}{_worth(quality)}."
     )
+    if newer := quality.get("newer_pairs"):
+        sentence += (
+            f" It does not speak for {counted(newer, 'pair')} that came in after the first "
+            "control pairs were drawn."
+        )
     check = quality["cross_check"]
     if check is None:
         return f"{sentence} No cross-check: {quality['cross_check_why']}."
@@ -96,6 +100,13 @@ def quality_sentence(quality: Document) -> str:
         f"{sentence} The strategy's own picks say {percent(check)}: the two intervals do not "
         "meet, so one of them is wrong; trust neither before you know which."
     )
+
+
+def _worth(quality: Document) -> str:
+    """What the control votes are worth, where the model's own opinion made them more."""
+    if not quality.get("power"):
+        return ""
+    return f", worth {quality['worth']:,.0f} with the model's help"
 
 
 def standing_sentence(saving: Document, quality: Document) -> str:
@@ -115,6 +126,11 @@ def gain_sentence(gain: Document) -> str:
         why = gain["why_not"] or "too few votes"
         return f"What the next {gain['votes']} votes would bring cannot be said yet: {why}."
     low, high = (f"{100 * found[end]:+.1f}" for end in ("low", "high"))
+    if found["low"] <= 0.0 <= found["high"]:
+        return (
+            f"No gain of the next {gain['votes']} votes can be foretold: between {low} and {high} "
+            "points of accuracy."
+        )
     return (
         f"The next {gain['votes']} votes would bring {100 * found['value']:+.1f} points of "
         f"accuracy ({low} to {high})."
@@ -149,10 +165,13 @@ def spared_sentence(spared: Document) -> str:
 def _contradicted(inference: Document) -> str:
     if not inference["checked"]:
         return "no control pair of that kind has votes to check it by"
-    return (
+    found = (
         f"people's own votes were against it on {percent(inference['error'])} of "
         f"{counted(inference['checked'], 'such control pair')}"
     )
+    if inference["error"]["low"] > 1.0 - inference["confidence"]:
+        return f"{found}, which does not bear it out: count none of them"
+    return found
 
 
 def stop_sentence(stop: Document, accuracy: float | None) -> str:
@@ -210,7 +229,8 @@ def saving_details(saving: Document) -> list[str]:
     value, low, high = (f"{100 * same[name]:+.1f}" for name in ("value", "low", "high"))
     return [
         f"With {counted(same['votes'], 'vote')} each, the project's choice foretells {value} "
-        f"points ({low} to {high}) more of the control arm's votes than a uniform choice."
+        f"points ({low} to {high}) more of the control arm's votes than a uniform choice. The "
+        "interval leaves out the luck of the votes that taught."
     ]
 
 

@@ -37,7 +37,7 @@ def _picture_path(_: click.Context, __: click.Parameter, path: Path | None) -> P
     help="Record money that was spent otherwise, in the project's currency; a correction is "
     "negative.",
 )
-@click.option("--note", metavar="TEXT", help="What --add was for.")
+@click.option("--note", metavar="TEXT", help="What --add was for; goes with it.")
 @json_option
 @project_option
 def budget(

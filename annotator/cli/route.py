@@ -18,7 +18,6 @@ from annotator.cli.base import (
 )
 
 Document = dict[str, Any]
-WIDTH = 96
 
 
 @click.command()
@@ -26,7 +25,7 @@ WIDTH = 96
     "--agree",
     type=click.FloatRange(0.5, 0.995),
     metavar="SHARE",
-    help="Share of the machine's labels that people must agree with, such as 0.85.",
+    help="Share of people's votes that must agree with the machine's labels, such as 0.85.",
 )
 @click.option(
     "--confidence",
@@ -73,7 +72,12 @@ def route(
     Votes are looked at when there are 100 control pairs, 200, 400 and so on, not in between: a test
     that is repeated until it passes passes in the end. Every look, and every other source or share
     that is tried, takes a part of the chance of being wrong, so that --confidence holds for all of
-    them together.
+    them together. It holds for sources and shares named without looking at how the control votes
+    agree with them: who picks the best of several judges by `judge --check` has tried them all, and
+    only one is counted. For the posterior, which is learned from the same votes, it is shown by
+    simulation and not exactly.
+
+    A new certificate ends those that share a pair with it, since a promise is about all its pairs.
 
     A certificate ends by itself when the encoder, the judge, its rubric or the model changes, or
     when later control votes no longer bear it out; that is looked at before each batch and export.
@@ -164,13 +168,10 @@ def check_before_use(project: Project, encoder_id: int | None = None) -> None:
 
     `encoder_id` None: that of the newest round.
     """
-    from annotator.budget.certificates import check_certificates
+    from annotator.budget.certificates import check_certificates, newest_encoder
 
     if encoder_id is None:
-        row = project.db.execute(
-            "SELECT encoder_id FROM rounds WHERE encoder_id IS NOT NULL ORDER BY id DESC LIMIT 1"
-        ).fetchone()
-        encoder_id = row[0] if row else None
+        encoder_id = newest_encoder(project.db)
     for ended, because in check_certificates(project.db, encoder_id):
         click.echo(
             f"certificate {ended.id} is void, and its {ended.n_pairs:,} pairs need people again: "
@@ -185,6 +186,14 @@ def _rows(document: Document) -> list[tuple[str, object]]:
         ("pool", _pool_in_words(document)),
         ("control", f"{document['control_votes']:,} control pairs with a vote and its opinion"),
     ]
+    if document["source"] != "posterior":
+        rows.append(
+            (
+                "holds if",
+                "this judge and share were named without looking at how control votes agree with "
+                "it, as `judge --check` shows",
+            )
+        )
     rows += _LINES[document["outcome"]](document)
     if (newer := document["newer_pairs"]) and document["outcome"] != "looked-before":
         rows.append(("left out", f"{newer:,} pairs imported since the control pairs were drawn"))
@@ -201,19 +210,28 @@ def _certified(document: Document) -> list[tuple[str, object]]:
     passed = [test for test in document["tests"] if test["passed"]]
     covered, share = document["covered"], document["covered"] / document["pool"]
     test = next(one for one in passed if one["covered"] == covered)
-    return [
+    rows: list[tuple[str, object]] = [
         ("looked", _look_in_words(document)),
         (
             "certified",
-            f"{covered:,} pairs ({share:.0%} of the pool) need no person: certificate "
+            f"{covered:,} pairs ({_percent(share)} of the pool) need no person: certificate "
             f"{document['certificate']}",
         ),
         (
             "seen",
             f"of {test['n']:,} control pairs as sure as these people agreed on {test['agreed']:,}; "
-            f"that shows {test['lower']:.1%} at least",
+            f"that shows {_percent(test['lower'])} at least",
         ),
     ]
+    if document["replaced"]:
+        ended = ", ".join(str(one) for one in document["replaced"])
+        rows.append(
+            (
+                "in place of",
+                f"certificate {ended}, void now; what only it covered needs people again",
+            )
+        )
+    return rows
 
 
 def _not_certified(document: Document) -> list[tuple[str, object]]:
@@ -224,7 +242,8 @@ def _not_certified(document: Document) -> list[tuple[str, object]]:
             (
                 "seen",
                 f"of the {last['n']:,} control pairs that it is surest of people agreed on "
-                f"{last['agreed']:,}; that shows {last['lower']:.1%}, not {last['required']:.1%}",
+                f"{last['agreed']:,}; that shows {_percent(last['lower'])}, not "
+                f"{_percent(last['required'])}",
             )
         )
     return [*rows, ("not yet", _needed_in_words(document)), *_standing(document)]
@@ -237,15 +256,16 @@ def _too_few(document: Document) -> list[tuple[str, object]]:
 def _looked_before(document: Document) -> list[tuple[str, object]]:
     look = document["looks"][-1]
     said = "certified" if look["certificate_id"] else "not certified"
-    return [
+    rows: list[tuple[str, object]] = [
         (
             "looked",
             f"at {look['n_calibration']:,} control pairs already, on {look['looked_at'][:10]}: "
             f"{said}; the next look is at {document['next_look']:,}",
-        ),
-        ("not yet" if document["certificate"] is None else "for more", _needed_in_words(document)),
-        *_standing(document),
+        )
     ]
+    if document["certificate"] is None:  # what a later look may add to one is not foretold
+        rows.append(("not yet", _needed_in_words(document)))
+    return [*rows, *_standing(document)]
 
 
 def _dry_run(document: Document) -> list[tuple[str, object]]:
@@ -257,7 +277,7 @@ def _dry_run(document: Document) -> list[tuple[str, object]]:
         (
             "would look",
             f"at the first {look['size']:,} control pairs, with a chance of being wrong of "
-            f"{look['level']:.2%}",
+            f"{_percent(look['level'])}",
         ),
         (
             "would test",
@@ -282,7 +302,12 @@ def _look_in_words(document: Document) -> str:
     words = f"at the first {look['size']:,} control pairs"
     if document["promise"] > 1:
         words += f", as promise {document['promise']} that was tried"
-    return f"{words}; this look may be wrong with probability {look['level']:.2%}"
+    return f"{words}; this look may be wrong with probability {_percent(look['level'])}"
+
+
+def _percent(share: float) -> str:
+    """As 77.7 %, and 0.75 % where it is below one."""
+    return f"{100 * share:.{1 if share >= 0.01 else 2}f} %"
 
 
 def _needed_in_words(document: Document) -> str:
@@ -295,8 +320,8 @@ def _needed_in_words(document: Document) -> str:
             )
         return f"needs {more:,} more control votes for a first look"
     return (
-        f"needs about {needed['more']:,} more control votes; then about {needed['share']:.0%} of "
-        "the pool is likely to be certified"
+        f"needs about {needed['more']:,} more control votes; then about "
+        f"{_percent(needed['share'])} of the pool is likely to be certified"
     )
 
 

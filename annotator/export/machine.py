@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class MachineLabel:
     """One pair, `a` and `b` by response key, and which of them the source prefers.
 
-    `probability` that a person agrees, as the source says; people agree on a share `agree` of all
-    pairs of the certificate at least, which holds with probability `confidence`.
+    `probability` that a person agrees, as the source says; of the votes that people would cast on
+    the pairs of the certificate a share `agree` at least agrees, which holds with probability
+    `confidence`.
     """
 
     a: Shown
@@ -44,10 +45,13 @@ class MachineLabel:
 
 
 def guarantee(agree: float, confidence: float) -> str:
-    """What a certificate promises of all pairs that it covers, in words."""
+    """What a certificate promises of all pairs that it covers, in words.
+
+    Of votes, since a pair that everybody would skip has none.
+    """
     return (
-        f"people agree on at least {percent(agree)} of the pairs that it covers; "
-        f"false with probability {percent(1.0 - confidence)} at most"
+        f"of the votes that people would cast on its pairs at least {percent(agree)} agree with "
+        f"it; false with probability {percent(1.0 - confidence)} at most"
     )
 
 
@@ -59,7 +63,7 @@ def percent(share: float) -> str:
 _HUMAN = """SELECT p.a_id, p.b_id FROM current_votes v JOIN picks p ON p.id = v.pick_id
     WHERE v.status = 'vote' AND NOT v.prefilled UNION SELECT a_id, b_id FROM gold"""
 
-# Of several certificates on a pair the newest speaks.
+# Certificates in force share no pair; were there two, the newest would speak.
 _LABELS = f"""SELECT a_id, b_id, label, probability, source, certificate_id, agree, confidence,
     made_at FROM (
       SELECT r.*, c.source, c.agree, c.confidence, c.made_at, row_number() OVER (

@@ -240,10 +240,20 @@ def _gold(db: Database, a_id: int, b_id: int) -> str | None:
 
 
 def _machine(db: Database, a_id: int, b_id: int) -> dict[str, Any] | None:
-    """The newest label that a certified source gave the pair instead of a person."""
+    """The label that a certified source gave the pair; None where a person's label goes before it.
+
+    Of the certificate in force, else of the newest of those that are void.
+    """
+    answers = _answers(db, [pick["id"] for pick in _picks(db, a_id, b_id)])
+    voted = any(
+        one["counts"] and one["status"] == "vote" and not one["prefilled"] for one in answers
+    )
+    if voted or _gold(db, a_id, b_id) is not None:
+        return None
     query = """SELECT r.label, r.probability, c.source, c.id, c.agree, c.void_at FROM routed r
         JOIN certificates c ON c.id = r.certificate_id
-        WHERE r.a_id = ? AND r.b_id = ? ORDER BY c.id DESC LIMIT 1"""
+        WHERE r.a_id = ? AND r.b_id = ?
+        ORDER BY c.void_at IS NOT NULL, c.id DESC LIMIT 1"""
     row = db.execute(query, [a_id, b_id]).fetchone()
     names = ("label", "probability", "source", "certificate", "agree", "void_at")
     return None if row is None else dict(zip(names, row, strict=True))
