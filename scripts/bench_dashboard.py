@@ -331,12 +331,12 @@ def wait_for(holds: Any, patience: float) -> float | None:
 
 def seconds_to_show_a_vote(folder: Path, client: httpx.Client) -> float | None:
     db = open_db(folder / "annotator.db")
-    number = db.execute("SELECT max(id) FROM votes").fetchone()[0]
+    number = 1 + db.execute("SELECT max(id) FROM votes").fetchone()[0]
+    seen_at = f"2027-01-01T00:00:00.{number:09d}Z"  # no other vote's, in a folder used again too
     with writing(db):
-        db.execute(_VOTE, [number + 1, 1, 1, PEOPLE, "tie", 9.0, "2027-01-01T00:00:00Z",
-                           f"2027-01-01T00:00:{number % 60:02d}Z"])  # fmt: skip
+        db.execute(_VOTE, [number, 1, 1, PEOPLE, "tie", 9.0, seen_at, seen_at])
     db.close()
-    return wait_for(lambda: "2027-01-01" in client.get("/fragments/pulse").text, 60)
+    return wait_for(lambda: seen_at in client.get("/fragments/pulse").text, 60)
 
 
 def wait_for_parts(client: httpx.Client, started: float, patience: float) -> dict[str, float]:

@@ -85,6 +85,8 @@ class Faults:
     """Changes of a task that are made, and whose connection is then reset."""
     loopback_webhooks: bool = False
     """Take webhooks to this machine, as the real server does where it is told to and else not."""
+    webhook_seconds: float = 1.0
+    """How long it waits for an answer to a webhook before it forgets the call."""
     loses_webhooks: bool = False
     """Call no webhook, and say nothing of it."""
 
@@ -461,8 +463,7 @@ def list_webhooks(studio: FakeStudio, call: Call) -> Any:
 def create_webhook(studio: FakeStudio, call: Call) -> Any:
     is_here = urlsplit(call.body["url"]).hostname in ("127.0.0.1", "localhost", "::1")
     if is_here and not studio.faults.loopback_webhooks:
-        problem = ["URL resolves to a reserved network address (block: 127.0.0.0/8)"]
-        raise Refused(400, "Validation error", {"url": problem})
+        raise Refused(403, "URL resolves to a reserved network address (block: 127.0.0.0/8)")
     if call.body["project"] not in studio.projects:
         raise Refused(404, "Project not found.")
     defaults = {"send_payload": True, "send_for_all_actions": True, "headers": {}, "actions": []}
@@ -478,7 +479,7 @@ def delete_webhook(studio: FakeStudio, call: Call) -> Any:
 
 
 def call_webhooks(studio: FakeStudio) -> None:
-    """Tells of what happened, inside the request that did it: once each, within a second."""
+    """Tells of what happened, inside the request that did it: once each, answered or not."""
     with studio.lock:
         happened, studio.happened = studio.happened, []
         hooks = [] if studio.faults.loses_webhooks else list(studio.webhooks.values())
@@ -491,7 +492,7 @@ def call_webhooks(studio: FakeStudio) -> None:
                         hook["url"],
                         headers=hook["headers"],
                         json={"action": action},
-                        timeout=1.0,
+                        timeout=studio.faults.webhook_seconds,
                         trust_env=False,
                     )
 

@@ -61,6 +61,9 @@ def test_a_gain_is_small_only_where_its_upper_end_is() -> None:
     assert too_little_gain(Estimate(0.001, -0.01, 0.0049), 0.5).fires
     assert not too_little_gain(Estimate(0.001, -0.01, 0.0051), 0.5).fires
     assert not too_little_gain(NOTHING, 0.5).fires
+    detail = too_little_gain(Estimate(0.001, -0.01, 0.0049), 0.5).detail
+    assert detail.startswith("by today's votes the next 100 bring +0.49 points at best")
+    assert "looked at often" in detail
 
 
 def test_reserved_votes_count_towards_the_cap() -> None:

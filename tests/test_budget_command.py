@@ -122,7 +122,7 @@ def test_a_strategy_that_draws_is_checked_by_its_own_picks(
     for number in range(4):
         project.next_batch(40 + number, strategy="random")
         project.answer()
-    # By the last round it had taken a third of the pairs: what it drew then stands for another pool.
+    # It had taken a third of the pairs: what it drew last stands for another pool.
     found = account_of(project)["quality"]
     assert found["cross_check"] is None
     assert "strategies had taken 33 % of the pool" in found["sentence"]

@@ -530,7 +530,7 @@ class TestWebhooks:
     def test_an_address_on_this_machine_is_refused(
         self, studio: Studio, project: ProjectInfo
     ) -> None:
-        with pytest.raises(StudioRejected):
+        with pytest.raises(StudioDenied, match="reserved network address"):
             studio.create_webhook(project.id, "http://127.0.0.1:8765/webhook", {}, self.ACTIONS)
         assert studio.webhooks(project.id) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,11 +24,16 @@ from annotator.web.server import app_server
 WAIT_SECONDS = 30.0
 
 
-def eventually(holds: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
-    """What `holds` gives as soon as it is true; fails when it never is."""
+def eventually(
+    holds: Callable[[], Any],
+    seconds: float = WAIT_SECONDS,
+    *,
+    told: Callable[[], object] = lambda: "",
+) -> Any:
+    """What `holds` gives as soon as it is true; fails, and says what is `told`, if it never is."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
-        assert time.monotonic() < deadline, "it never came to be"
+        assert time.monotonic() < deadline, f"it never came to be {told()}"
         time.sleep(0.05)
     return found
 
@@ -62,6 +68,10 @@ class Serve:
 
     def get(self, path: str = "/", **options: Any) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", trust_env=False, timeout=WAIT_SECONDS, **options)
+
+    def notices(self) -> list[str]:
+        """What the page says that a person should know."""
+        return re.findall(r'class="notice"[^>]*>(.*?)</p>', self.get("/fragments/pulse").text)
 
     def end(self, sig: int = signal.SIGTERM) -> int:
         self.process.send_signal(sig)

@@ -68,6 +68,9 @@ def serve(
     Whoever can reach a loopback address may look. On any other address visitors log in with a
     token, taken from ANNOTATOR_DASHBOARD_TOKEN or made and printed at the start; the connection is
     not encrypted, so put a proxy with TLS before it. Ctrl-C ends it.
+
+    Behind a proxy set ANNOTATOR_DASHBOARD_TOKEN, on a loopback address too. Without it requests
+    that carry Forwarded or X-Forwarded-* are refused, but a proxy that adds neither goes unnoticed.
     """
     from annotator.config import find_project, load_settings
     from annotator.studio.connect import connect

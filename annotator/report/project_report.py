@@ -287,7 +287,8 @@ def _same_votes(saving: Document) -> str | None:
     ends = f"{_points(found['low'], bare=True)} to {_points(found['high'])}"
     return (
         f"At the same {found['votes']:,.0f} votes the share of new votes foretold differs by "
-        f"{_points(found['value'])} (95 % interval {ends}); above 0 the strategy is better."
+        f"{_points(found['value'])} (95 % interval {ends}, which leaves out the luck of "
+        "the votes that taught)."
     )
 
 

@@ -458,8 +458,8 @@ class Studio:
     ) -> int:
         """The id of a new webhook that names these actions of the project and tells no more.
 
-        The server sends each call once, within a second, and forgets it. Raises StudioRejected
-        where it does not call such an address, as by default none on this machine or in a private
+        The server sends each call once, within a second, and forgets it. Raises StudioDenied where
+        it does not call such an address, as by default none on this machine or in a private
         network. Whoever may see the project can read the headers.
         """
         body = {

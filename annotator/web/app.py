@@ -36,10 +36,12 @@ from annotator.store import open_readonly
 from annotator.store.database import store_errors
 from annotator.web.auth import (
     COOKIE,
+    DASHBOARD_VARIABLE,
     SESSION_SECONDS,
     Sessions,
     SlowDown,
     host_name,
+    is_forwarded,
     same_secret,
 )
 from annotator.web.live import PULSE, Live, Part
@@ -83,13 +85,17 @@ PAGE_BUSY_SECONDS = 2.0
 HEARTBEAT_SECONDS = 15.0
 LOGIN_BYTES = 4_096
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-OPEN_PATHS = ("/static/", "/healthz", "/webhook", "/login")
+OPEN_PATHS = frozenset({"/healthz", "/webhook", "/login"})
+THROUGH_A_PROXY = (
+    "this came through a proxy, and without a token whoever reaches the proxy could look: set "
+    f"{DASHBOARD_VARIABLE} and start `annotator serve` again\n"
+)
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who is let in: whoever has `login_token`, or, where it is None, whoever asks for one of the
-    `names` that this server has."""
+    """Who is let in: whoever has `login_token`, or, where it is None, whoever asks this server by
+    one of its `names` and not through a proxy."""
 
     login_token: str | None = None
     names: frozenset[str] = LOOPBACK_NAMES
@@ -98,16 +104,30 @@ class Access:
 
     def refusal(self, request: Request) -> Response | None:
         """The answer to a request that is not let in, None for one that is."""
+        path = _path(request)
         if self.login_token is None:
-            if host_name(request.headers.get("Host", "")) in self.names:
-                return None
-            return PlainTextResponse("this server goes by other names\n", status_code=421)
-        path = request.url.path
-        if path.startswith(OPEN_PATHS) or self.sessions.is_open(request.cookies.get(COOKIE)):
+            return self._refusal_without_token(request, path)
+        if path in OPEN_PATHS or path.startswith("/static/"):
+            return None
+        if self.sessions.is_open(request.cookies.get(COOKIE)):
             return None
         if request.method in ("GET", "HEAD") and not path.startswith(("/events", "/fragments")):
             return RedirectResponse("/login", status_code=303)
         return PlainTextResponse("log in first\n", status_code=401)
+
+    def _refusal_without_token(self, request: Request, path: str) -> Response | None:
+        # The webhook has a token of its own.
+        if path != "/webhook" and is_forwarded(request.headers):
+            return PlainTextResponse(THROUGH_A_PROXY, status_code=403)
+        if host_name(request.headers.get("Host", "")) in self.names:
+            return None
+        return PlainTextResponse("this server goes by other names\n", status_code=421)
+
+
+def _path(request: Request) -> str:
+    """The path that routes are found by. That of `request.url` may come out of the Host header."""
+    path: str = request.scope["path"]
+    return path
 
 
 def make_app(
@@ -255,14 +275,16 @@ class _Pages:
         if request.method != "POST":
             return self._page("login.html", "Log in", problem=None)
         address = request.client.host if request.client else ""
+        given = await _form_value(request, "token")
+        # Looked at before any wait: a stranger behind the same proxy shall not lock out the lead.
+        right = same_secret(given.strip(), self.access.login_token)
         wait = self.access.slow_down.seconds_left(address)
-        if wait > 0:
+        if wait > 0 and not right:
             words = f"Too many tries. Try again in {max(wait, 1):.0f} s."
             refused = self._page("login.html", "Log in", status=429, problem=words)
             refused.headers["Retry-After"] = str(int(wait) + 1)
             return refused
-        given = await _form_value(request, "token")
-        if not same_secret(given.strip(), self.access.login_token):
+        if not right:
             self.access.slow_down.failed(address)
             words = "That is not the token of this dashboard."
             return self._page("login.html", "Log in", status=403, problem=words)
@@ -287,7 +309,7 @@ class _Pages:
     # What goes wrong
 
     async def http_problem(self, request: Request, error: HTTPException) -> Response:
-        if request.url.path == "/webhook":
+        if _path(request) == "/webhook":
             return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
         lines = {
             404: "There is no such page, prompt or pair.",

@@ -1,8 +1,9 @@
 """Who may see the dashboard: everybody on this machine, or whoever has the token.
 
 Bound to loopback, the server takes requests for its own names only, so that a page of another
-site cannot reach it under a name of its own that points here (DNS rebinding). With a login token
-it asks for that instead, and a browser that gave it gets a random session.
+site cannot reach it under a name of its own that points here (DNS rebinding), and none that a
+proxy says it passed on. With a login token it asks for that instead, and a browser that gave it
+gets a random session.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 
 from annotator.errors import ServeError
@@ -72,6 +73,13 @@ def host_name(header: str) -> str:
     return header.partition(":")[0]
 
 
+def is_forwarded(headers: Iterable[str]) -> bool:
+    """Whether one of these names of headers is of those that proxies add."""
+    return any(
+        name.lower() == "forwarded" or name.lower().startswith("x-forwarded-") for name in headers
+    )
+
+
 class Sessions:
     """Browsers that have logged in; forgotten with the process."""
 
@@ -99,7 +107,11 @@ class Sessions:
 
 class SlowDown:
     """Makes an address that failed wait before its next try: half a second, then twice that, and
-    so on up to a minute."""
+    so on up to a minute.
+
+    It keeps guesses and the log few; what keeps guesses from being right is the token's length. So
+    the right token need not wait.
+    """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annotator.errors import AnnotatorError, StudioError, StudioRejected, StudioUnreachable
+from annotator.errors import AnnotatorError, StudioDenied, StudioError, StudioUnreachable
 from annotator.rounds.sync import sync
 from annotator.store import open_db
 from annotator.studio.projects import projects_on
@@ -225,12 +225,13 @@ class _Hooks:
         except StudioUnreachable:
             self._check_at = 0.0
             raise
-        except StudioRejected:
+        except StudioDenied:
+            # What is refused is the address: the key was good enough for the sync before.
             self._refused = True
-            self._say("calls no address like this one, as its protection against forged requests")
+            self._say("calls no address like this one, which protects it from forged requests")
         except StudioError as error:
             self._refused = True
-            self._say(f"takes no webhook: {error.found}")
+            self._say(f"takes no webhook ({error.found})")
         else:
             if self._refused:
                 self._live.notice("webhook", None)
