@@ -75,11 +75,17 @@ def _of_posterior(
     from annotator.rounds.believe import LIMIT_RESPONSES, believe
 
     belief = believe(db, database_path, encoder_id, also=np.concatenate((a_ids, b_ids)))
-    if belief is None or belief.posterior is None:
+    if belief is None:
         raise RoundError(
-            "there is no posterior of these pairs",
-            expected=f"votes, and at most {LIMIT_RESPONSES:,} responses in the pool",
-            todo="label a batch and run `annotator sync`; of a larger pool, route by a judge",
+            "nobody has voted yet",
+            expected="votes, from which the posterior is learned",
+            todo="label a batch and run `annotator sync`",
+        )
+    if belief.posterior is None:
+        raise RoundError(
+            "these pairs are too many for the preference model",
+            expected=f"at most {LIMIT_RESPONSES:,} responses in the pool",
+            todo="route by a judge: --source judge",
         )
     a, b = (places_of(ids, belief.response_ids) for ids in (a_ids, b_ids))
     known = np.flatnonzero((a >= 0) & (b >= 0))

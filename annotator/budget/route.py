@@ -42,7 +42,7 @@ from annotator.errors import RoundError
 from annotator.export.machine import guarantee
 from annotator.labels.consensus_store import newest_vote
 from annotator.rounds.pool import CandidatePool, build_pool
-from annotator.signals.scores import method_in_words, method_named
+from annotator.signals.scores import PEER_AGREEMENT, method_in_words, method_named
 from annotator.store import hold_lock, now, writing
 
 if TYPE_CHECKING:
@@ -227,6 +227,8 @@ def source_named(db: Database, name: str) -> str:
 
 def source_in_words(source: str, encoder: str | None = None) -> str:
     """What labels, so said that nobody takes it for a person."""
+    if source == PEER_AGREEMENT and encoder is None:
+        return "peer agreement, which is no judge"
     return "the posterior" if source == POSTERIOR else method_in_words(source, encoder)
 
 
