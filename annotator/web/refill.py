@@ -96,6 +96,7 @@ class Refill:
                     return self._hold_back(look.why_not)
                 told = self._send(resume=True) if look.n_unsent else self._send()
         except StoreBusy:
+            self._wanted.set()
             return PAUSE_AFTER_BATCH  # another process of this project is at it
         except (AnnotatorError, sqlite3.Error, OSError) as error:
             if self._stopping.is_set():

@@ -145,15 +145,15 @@ class SyncLoop:
             self._studio = self._connect()
         report = sync(self._db, self._studio)
         self._say_incomplete(report)
-        is_news = bool(report.counts.total or report.tasks_gone)
+        # First of all: what is committed is no news to a later pass, if this one fails below.
+        if report.counts.total or report.tasks_gone or time.monotonic() >= self._tell_at:
+            self._tell_at = time.monotonic() + TELL_SECONDS
+            self._on_synced()
         if report.counts.total:
             self._last_news = time.monotonic()
             if not called:
                 self._hooks.should_have_been_called()
         self._hooks.register(self._studio, self._db)
-        if is_news or time.monotonic() >= self._tell_at:
-            self._tell_at = time.monotonic() + TELL_SECONDS
-            self._on_synced()
 
     def _say_incomplete(self, report: SyncReport) -> None:
         missing = report.missing[0] if report.missing else None
@@ -162,6 +162,7 @@ class SyncLoop:
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
+        self._tell_at = 0.0  # a part of the news may have been committed
         self._close()
         if isinstance(error, AnnotatorError):
             words = f"{error.found}." + (f" To do: {error.todo}." if error.todo else "")
