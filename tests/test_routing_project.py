@@ -398,7 +398,7 @@ def test_nothing_is_left_to_certify(db: Database, tmp_path: Path) -> None:
 def test_there_is_no_posterior_without_votes(db: Database, tmp_path: Path) -> None:
     world = RoutedWorld(db, tmp_path / "annotator.db", SIZES)
     world.choose(10)
-    with pytest.raises(RoundError, match="no posterior"):
+    with pytest.raises(RoundError, match="nobody has voted"):
         looked(world, asked(source=POSTERIOR))
 
 
