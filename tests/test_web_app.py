@@ -838,13 +838,14 @@ class TestServe:
     """The command, in a process of its own."""
 
     def test_without_a_database_and_then_with_one(self, folder: Path) -> None:
-        with serving(folder) as serve:
+        with serving(folder, ANNOTATOR_STUDIO_HOME=str(folder / "no-studio")) as serve:
             eventually(lambda: "There is no database yet" in serve.get().text)
             assert serve.get("/prompt/1").status_code == 404
             open_db(folder / "annotator.db", create=True).close()
             eventually(lambda: "No answer has come in yet" in serve.get().text)
             eventually(lambda: "standing" in serve.get("/fragments").json())
-            assert "no other one is named" in html.unescape(serve.get().text)
+            # Said by the first try to sync, whenever that has come to its end.
+            eventually(lambda: "no other one is named" in html.unescape(serve.get().text))
             assert serve.end() == 0
         assert (folder / "serve.log").read_text() == "stopped\n"
 
